@@ -1,0 +1,1 @@
+//! Debian archives: signed indexes, dependency solving, the lock file and verified downloads.

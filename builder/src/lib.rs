@@ -1,0 +1,1 @@
+//! Builds bootable multi-guest images: the command line, the recipe and the pipeline.

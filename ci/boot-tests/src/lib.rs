@@ -1,0 +1,1 @@
+//! Boots built images in QEMU and watches them come up.
