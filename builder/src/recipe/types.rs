@@ -1,0 +1,355 @@
+//! The recipe's data: one field per TOML key, in the order `gasthaus init` writes them.
+//!
+//! The doc comments below become the descriptions in `recipe.schema.json`; editors show them. Units are in the names.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+/// What an image is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Recipe {
+    /// Names the result: `out/<name>.iso`. Lower-case letters, digits and `-`, at most 40.
+    #[schemars(regex(pattern = r"^[a-z][a-z0-9-]{0,39}$"))]
+    pub name: String,
+
+    /// Title of the boot menu, one line of at most 60 characters.
+    #[schemars(length(min = 1, max = 60))]
+    pub title: String,
+
+    /// How many seconds the boot menu waits before it starts its first entry; 0 starts it at once.
+    #[serde(default = "default_timeout_secs")]
+    #[schemars(range(max = 3600))]
+    pub timeout_secs: u32,
+
+    /// Which systems the boot menu offers, the default first.
+    #[serde(default = "default_flavours")]
+    #[schemars(length(min = 1), extend("uniqueItems" = true))]
+    pub flavours: Vec<Flavour>,
+
+    /// Guests on board, in start order: a name of the embedded catalogue, or the path of a `guest.toml` (relative to the recipe).
+    #[serde(default)]
+    #[schemars(length(max = 64), extend("uniqueItems" = true))]
+    pub guests: Vec<Reference>,
+
+    /// What to write.
+    #[serde(default = "default_outputs")]
+    #[schemars(length(min = 1), extend("uniqueItems" = true))]
+    pub outputs: Vec<Output>,
+
+    /// The first system, which runs the guests.
+    #[serde(default)]
+    pub dom0: Dom0,
+
+    /// Where dom0's packages come from.
+    #[serde(default)]
+    pub debian: Debian,
+
+    /// The hypervisor.
+    #[serde(default)]
+    pub xen: Xen,
+
+    /// How the read-only layers are packed.
+    #[serde(default)]
+    pub layers: Layers,
+}
+
+/// The first system, which runs the guests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Dom0 {
+    /// Host name, one DNS label.
+    #[schemars(regex(pattern = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"))]
+    pub hostname: String,
+
+    /// System locale; the C locale with UTF-8 if absent.
+    #[schemars(regex(pattern = r"^(C|[a-z]{2,3}_[A-Z]{2})\.UTF-8$"))]
+    pub locale: Option<String>,
+
+    /// Debian packages beyond those each flavour brings.
+    #[schemars(length(max = 4096), inner(regex(pattern = r"^[a-z0-9][a-z0-9+.-]+$")), extend("uniqueItems" = true))]
+    pub packages: Vec<String>,
+
+    /// Debian packages that must not be installed, even if recommended or listed by a flavour.
+    #[schemars(length(max = 4096), inner(regex(pattern = r"^[a-z0-9][a-z0-9+.-]+$")), extend("uniqueItems" = true))]
+    pub exclude_packages: Vec<String>,
+
+    /// Trees laid over the root, later ones win: embedded names, or paths (relative to the recipe).
+    #[schemars(length(max = 64), extend("uniqueItems" = true))]
+    pub overlays: Vec<Reference>,
+
+    /// Words appended to dom0's Linux command line.
+    #[schemars(length(max = 64), inner(regex(pattern = r"^[A-Za-z0-9_.,:=/@%+-]{1,256}$")))]
+    pub kernel_options: Vec<String>,
+
+    /// The user who may log in and use sudo; root is locked. Without one nobody can log in.
+    pub user: Option<User>,
+}
+
+/// The user who may log in.
+#[derive(Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct User {
+    /// Login name.
+    #[schemars(regex(pattern = r"^[a-z][a-z0-9-]{0,31}$"))]
+    pub name: String,
+
+    /// Password in clear, hashed into the image. Works at the consoles, never over the network.
+    #[schemars(length(min = 1, max = 128))]
+    #[serde(default)]
+    pub password: Option<String>,
+
+    /// Password already hashed, as in `/etc/shadow` (`$6$…` or `$y$…`); instead of `password`.
+    #[serde(default)]
+    #[schemars(regex(pattern = r"^\$[a-z0-9]{1,8}\$[A-Za-z0-9./$=,-]{8,300}$"))]
+    pub password_hash: Option<String>,
+
+    /// Public keys that may log in over SSH. The SSH server is off without one.
+    #[serde(default)]
+    #[schemars(length(max = 64), inner(length(max = 16384)))]
+    pub ssh_keys: Vec<String>,
+}
+
+/// Where dom0's packages come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Debian {
+    /// Release, by code name.
+    pub suite: Suite,
+
+    /// Mirror of the archive, `http://…` or `https://…`; else `GASTHAUS_MIRROR`, else the host's APT sources.
+    #[schemars(regex(pattern = r"^https?://[^\s@]+$"))]
+    pub mirror: Option<String>,
+
+    /// Mirror of the security archive; found like `mirror` if absent.
+    #[schemars(regex(pattern = r"^https?://[^\s@]+$"))]
+    pub security_mirror: Option<String>,
+
+    /// Archive areas.
+    #[schemars(length(min = 1), extend("uniqueItems" = true))]
+    pub components: Vec<Component>,
+}
+
+/// The hypervisor.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Xen {
+    /// Words appended to Xen's command line.
+    #[schemars(length(max = 64), inner(regex(pattern = r"^[A-Za-z0-9_.,:=/@%+-]{1,256}$")))]
+    pub options: Vec<String>,
+}
+
+/// How the read-only layers are packed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Layers {
+    /// zstd level of an ordinary build: fast.
+    #[schemars(range(min = 1, max = 22))]
+    pub compression_level: u32,
+
+    /// zstd level of `build --release`: small.
+    #[schemars(range(min = 1, max = 22))]
+    pub release_level: u32,
+}
+
+/// A system the boot menu offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Flavour {
+    /// Xen below dom0; guests are Xen domains.
+    Xen,
+    /// The same system without a hypervisor.
+    Plain,
+}
+
+/// A thing to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Output {
+    /// A hybrid ISO, for discs and USB sticks, BIOS and UEFI.
+    Iso,
+}
+
+/// A Debian release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Suite {
+    /// Debian 13.
+    Trixie,
+}
+
+/// An area of the Debian archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Component {
+    /// Free software.
+    Main,
+    /// Free software that needs other.
+    Contrib,
+    /// Other software.
+    NonFree,
+    /// Firmware that devices need.
+    NonFreeFirmware,
+}
+
+/// A name of something embedded (`tiny`), or a path (anything with a `/`: `./guests/web.toml`).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Reference {
+    /// Embedded in the program.
+    Embedded(#[schemars(regex(pattern = r"^[a-z0-9][a-z0-9-]{0,39}$"))] String),
+    /// On disk, relative to the recipe's folder.
+    Path(#[schemars(regex(pattern = "/"), length(max = 4096))] String),
+}
+
+/// An enum whose values are written as words in the recipe.
+pub(super) trait Word: Copy + 'static {
+    /// Every value with its word, in the order they are listed to the user.
+    const ALL: &'static [(&'static str, Self)];
+}
+
+impl Word for Flavour {
+    const ALL: &'static [(&'static str, Self)] = &[("xen", Self::Xen), ("plain", Self::Plain)];
+}
+impl Word for Output {
+    const ALL: &'static [(&'static str, Self)] = &[("iso", Self::Iso)];
+}
+impl Word for Suite {
+    const ALL: &'static [(&'static str, Self)] = &[("trixie", Self::Trixie)];
+}
+impl Word for Component {
+    const ALL: &'static [(&'static str, Self)] = &[
+        ("main", Self::Main),
+        ("contrib", Self::Contrib),
+        ("non-free", Self::NonFree),
+        ("non-free-firmware", Self::NonFreeFirmware),
+    ];
+}
+
+macro_rules! words {
+    ($($name:ident),*) => {$(
+        impl $name {
+            /// The word for it in the recipe.
+            pub fn as_str(self) -> &'static str {
+                // `ALL` lists every value: a test walks the schema and compares.
+                Self::ALL.iter().find(|(_, value)| *value == self).map_or("", |(word, _)| word)
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    )*};
+}
+words!(Flavour, Output, Suite, Component);
+
+impl Reference {
+    /// Reads a reference: with a `/` it is a path, else a name.
+    pub fn new(text: impl Into<String>) -> Self {
+        let text = text.into();
+        if text.contains('/') { Self::Path(text) } else { Self::Embedded(text) }
+    }
+
+    /// The text as written in the recipe.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Embedded(text) | Self::Path(text) => text,
+        }
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+// By hand: a password in clear must not reach a log.
+impl fmt::Debug for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("User")
+            .field("name", &self.name)
+            .field("password", &self.password.as_ref().map(|_| "…"))
+            .field("password_hash", &self.password_hash.as_ref().map(|_| "…"))
+            .field("ssh_keys", &self.ssh_keys)
+            .finish()
+    }
+}
+
+pub(super) fn default_timeout_secs() -> u32 {
+    5
+}
+
+pub(super) fn default_flavours() -> Vec<Flavour> {
+    vec![Flavour::Xen, Flavour::Plain]
+}
+
+pub(super) fn default_outputs() -> Vec<Output> {
+    vec![Output::Iso]
+}
+
+impl Default for Dom0 {
+    fn default() -> Self {
+        Self {
+            hostname: "gasthaus".into(),
+            locale: None,
+            packages: Vec::new(),
+            exclude_packages: Vec::new(),
+            overlays: Vec::new(),
+            kernel_options: Vec::new(),
+            user: None,
+        }
+    }
+}
+
+impl Default for Debian {
+    fn default() -> Self {
+        Self {
+            suite: Suite::Trixie,
+            mirror: None,
+            security_mirror: None,
+            components: vec![Component::Main, Component::NonFreeFirmware],
+        }
+    }
+}
+
+impl Default for Layers {
+    fn default() -> Self {
+        Self { compression_level: 3, release_level: 12 }
+    }
+}
+
+impl Recipe {
+    /// SHA-256 over what the recipe says, whatever its layout, comments and key order: equal recipes, equal digest.
+    ///
+    /// Hashed is `gasthaus-recipe-1\n` and the recipe as JSON with sorted keys, no blanks, defaults filled in. Mirrors
+    /// are left out: where bytes come from does not change them.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut without_mirrors = self.clone();
+        without_mirrors.debian.mirror = None;
+        without_mirrors.debian.security_mirror = None;
+        // Plain strings, numbers and lists always serialize; `Value` sorts the keys.
+        let json = serde_json::to_value(&without_mirrors).expect("a recipe has no values JSON lacks");
+        let mut hash = Sha256::new();
+        hash.update(b"gasthaus-recipe-1\n");
+        hash.update(json.to_string().as_bytes());
+        hash.finalize().into()
+    }
+
+    /// [`Recipe::digest`] as 64 hexadecimal digits.
+    pub fn digest_hex(&self) -> String {
+        self.digest().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The JSON schema of a recipe, as committed in `builder/recipe.schema.json`, with a final newline.
+    pub fn json_schema() -> String {
+        let schema = schemars::schema_for!(Recipe);
+        let mut text = serde_json::to_string_pretty(&schema).expect("a schema is plain JSON");
+        text.push('\n');
+        text
+    }
+}
