@@ -1,1 +1,27 @@
 //! Boots built images in QEMU and watches them come up.
+//!
+//! In: an ISO and its manifest, named by the environment (see [`artifacts`]), as a user would have them after
+//! `gasthaus build`. Out: what the machine printed and showed. Nothing of the product is linked in: the tests judge its
+//! files and its behaviour only.
+//!
+//! - [`Qemu`] describes a machine, [`Vm`] is one that runs, [`Boot`] is how its way to a mark ended.
+//! - [`Console`] is the serial line, with log-in and commands; [`Qmp`] the monitor: keys, screenshots, the power button.
+//! - [`builder`] runs the built program the way the `repro` and `faults` tests need it.
+
+pub mod artifacts;
+pub mod builder;
+mod console;
+mod error;
+mod host;
+mod qemu;
+mod qmp;
+mod screen;
+mod vm;
+
+pub use console::{Console, Output};
+pub use error::HarnessError;
+pub use host::{artefact_dir, require_tool};
+pub use qemu::{Firmware, Medium, Qemu};
+pub use qmp::Qmp;
+pub use screen::Screenshot;
+pub use vm::{Boot, BootEnd, Vm};
