@@ -1,0 +1,221 @@
+//! The string formats of a guest definition, each with its check and its description in words.
+//!
+//! A format is named in the schema (`"format": "one-line"`), so that the reader finds it there; rendering asks the
+//! same functions again, since a [`crate::Guest`] may also be made by a program.
+use crate::GuestName;
+
+/// Longest text of one line in bytes, e.g. a kernel command line (Linux cuts at 2048 on x86).
+pub(crate) const LINE_MAX_BYTES: usize = 1024;
+
+/// Checks `text` against `format`; `Err` says what was expected. Unknown formats accept anything, as JSON schema says.
+pub(crate) fn check(format: &str, text: &str) -> Result<(), &'static str> {
+    let (ok, expected) = match format {
+        "guest-name" => (GuestName::is_valid(text), GuestName::EXPECTED),
+        "one-line" => (
+            text.len() <= LINE_MAX_BYTES
+                && !text.trim().is_empty()
+                && text.chars().all(|c| !c.is_control()),
+            "one line of 1 to 1024 bytes without control characters",
+        ),
+        "command-line" => (
+            is_plain(text, LINE_MAX_BYTES, |b| {
+                matches!(b, b' ') || (b.is_ascii_graphic() && !b"\"'\\`$".contains(&b))
+            }),
+            "up to 1024 printable ASCII characters without quotes, `\\`, `$` and backticks",
+        ),
+        "package-name" => (
+            is_package(text),
+            "a Debian package name, e.g. `openssh-server`",
+        ),
+        "suite" => (
+            !text.is_empty()
+                && is_plain(text, 64, |b| {
+                    b.is_ascii_lowercase() || b.is_ascii_digit() || b"-./".contains(&b)
+                }),
+            "a Debian suite, e.g. `trixie`",
+        ),
+        "folder-name" => (
+            text.starts_with(|c: char| c.is_ascii_alphanumeric())
+                && is_plain(text, 64, |b| {
+                    b.is_ascii_alphanumeric() || b"-_.".contains(&b)
+                }),
+            "the name of a folder in `overlays/`: letters, digits, `-`, `_`, `.`",
+        ),
+        "image-path" => (
+            is_image_path(text),
+            "an absolute path, or a file name in the guest's folder; letters, digits and `-_.+~/`, no `..`",
+        ),
+        "url-path" => (
+            text.starts_with('/')
+                && is_plain(text, 256, |b| {
+                    b.is_ascii_graphic() && !b"\"'\\`<>#".contains(&b)
+                }),
+            "a path that begins with `/`, e.g. `/health`",
+        ),
+        "homepage" => (
+            (text.starts_with("https://") || text.starts_with("http://"))
+                && is_plain(text, 256, |b| {
+                    b.is_ascii_graphic() && !b"\"'\\`<>".contains(&b)
+                }),
+            "an address that begins with `https://` or `http://`",
+        ),
+        "block-device" => (
+            is_block_device(text),
+            "`xvda` to `xvdp`: the name the guest sees",
+        ),
+        "interface-name" => (
+            !text.is_empty()
+                && text.starts_with(|c: char| c.is_ascii_lowercase())
+                && is_plain(text, 15, |b| {
+                    b.is_ascii_alphanumeric() || b"-_.".contains(&b)
+                }),
+            "a network interface name of at most 15 characters, e.g. `guests0`",
+        ),
+        "mac-address" => (
+            crate::address::Mac::parse(text).is_some_and(|mac| mac.is_unicast()),
+            "a unicast address of six pairs of hex digits, e.g. `00:16:3e:12:34:56`",
+        ),
+        _ => (true, ""),
+    };
+    if ok { Ok(()) } else { Err(expected) }
+}
+
+/// At most 60 characters of `text`, control characters shown as escapes, for messages.
+pub(crate) fn shorten(text: &str) -> String {
+    let mut out: String = text.chars().take(60).flat_map(char::escape_debug).collect();
+    if text.chars().nth(60).is_some() {
+        out.push('…');
+    }
+    out
+}
+
+fn is_plain(text: &str, max_bytes: usize, allowed: impl Fn(u8) -> bool) -> bool {
+    text.len() <= max_bytes && text.bytes().all(allowed)
+}
+
+/// Debian policy §5.6.7: lower case letters, digits and `+-.`, at least two characters, the first alphanumeric.
+fn is_package(text: &str) -> bool {
+    text.len() >= 2
+        && text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+        && is_plain(text, 128, |b| {
+            b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b)
+        })
+}
+
+fn is_image_path(text: &str) -> bool {
+    let shape = match text.strip_prefix('/') {
+        Some(rest) => {
+            !rest.is_empty()
+                && rest
+                    .split('/')
+                    .all(|part| !part.is_empty() && part != "." && part != "..")
+        }
+        None => !text.is_empty() && !text.contains('/') && !text.starts_with('.'),
+    };
+    shape
+        && is_plain(text, 255, |b| {
+            b.is_ascii_alphanumeric() || b"-_.+~/".contains(&b)
+        })
+}
+
+fn is_block_device(text: &str) -> bool {
+    text.strip_prefix("xvd")
+        .is_some_and(|rest| rest.len() == 1 && rest.bytes().all(|b| (b'a'..=b'p').contains(&b)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_accept_and_refuse() {
+        let cases: &[(&str, &[&str], &[&str])] = &[
+            (
+                "one-line",
+                &["a", "Ein Gast, schön"],
+                &["", "  ", "a\nb", "a\u{1b}[2J"],
+            ),
+            (
+                "command-line",
+                &["", "console=hvc0 quiet root=UUID=1,2"],
+                &["a\"b", "a'b", "a\\b", "a\nb", "$(id)", "`id`", "ä"],
+            ),
+            (
+                "package-name",
+                &["bash", "libstdc++6", "7zip"],
+                &["b", "Bash", "a b", "a;b", "-ab", "../x", "a/b"],
+            ),
+            (
+                "suite",
+                &["trixie", "trixie-backports", "stable/updates"],
+                &["", "Trixie", "a b", "$x"],
+            ),
+            (
+                "folder-name",
+                &["guest-debian", "a.b"],
+                &["", "..", ".a", "a/b", "a b"],
+            ),
+            (
+                "image-path",
+                &["/boot/vmlinuz", "disk.img"],
+                &[
+                    "",
+                    "/",
+                    "../disk.img",
+                    "/a/../b",
+                    "a/b",
+                    "/a//b",
+                    "/a b",
+                    "/a,b",
+                    "/a\"b",
+                    ".x",
+                ],
+            ),
+            (
+                "url-path",
+                &["/", "/health?x=1"],
+                &["", "health", "/a b", "/\"", "/\n"],
+            ),
+            (
+                "homepage",
+                &["https://example.org/a"],
+                &["", "example.org", "javascript:1", "https://a b"],
+            ),
+            (
+                "block-device",
+                &["xvda", "xvdp"],
+                &["xvd", "xvdq", "sda", "xvda1", "xvdA", "/dev/xvda"],
+            ),
+            (
+                "interface-name",
+                &["guests0", "br-lan"],
+                &["", "0br", "a b", "a,b", "abcdefghijklmnop"],
+            ),
+            (
+                "mac-address",
+                &["00:16:3e:01:02:ff"],
+                &[
+                    "",
+                    "00:16:3e:01:02",
+                    "00:16:3e:01:02:gg",
+                    "01:16:3e:01:02:03",
+                    "0:16:3e:1:2:3",
+                ],
+            ),
+        ];
+        for (format, good, bad) in cases {
+            for text in *good {
+                assert_eq!(check(format, text), Ok(()), "{format} {text:?}");
+            }
+            for text in *bad {
+                assert!(check(format, text).is_err(), "{format} {text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn long_values_are_shortened_for_messages() {
+        assert_eq!(shorten(&"x".repeat(61)), format!("{}…", "x".repeat(60)));
+        assert_eq!(shorten("a\u{1b}b"), "a\\u{1b}b");
+    }
+}

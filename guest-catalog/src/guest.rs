@@ -1,0 +1,299 @@
+//! The types of a guest definition: what `guests/<name>/guest.toml` says, with its defaults.
+//!
+//! Ranges and formats stand in the schema attributes; they are checked by [`crate::Guest::parse`].
+use crate::GuestName;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// One guest of the catalogue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Guest {
+    /// The guest's name; equals the name of its folder.
+    pub name: GuestName,
+    /// One line for menus and lists.
+    #[schemars(extend("format" = "one-line"))]
+    pub description: String,
+    /// Licence of what the guest consists of, as SPDX expression where there is one.
+    #[schemars(extend("format" = "one-line"))]
+    pub licence: String,
+    /// Where the guest's software comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "homepage"))]
+    pub homepage: Option<String>,
+    /// Where the guest's bytes come from.
+    pub source: Source,
+    /// What the domain boots.
+    #[serde(default)]
+    pub boot: Boot,
+    /// Virtualisation modes in order of preference; the next is tried when one fails.
+    #[serde(default = "default_modes")]
+    #[schemars(length(min = 1))]
+    pub modes: Vec<Mode>,
+    /// Memory of the domain in MiB.
+    #[schemars(range(min = 32, max = 1_048_576))]
+    pub memory_mib: u32,
+    /// Number of virtual processors.
+    #[serde(default = "default_vcpus")]
+    #[schemars(range(min = 1, max = 64))]
+    pub vcpus: u32,
+    /// Block devices, in the order the guest sees them.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    pub disks: Vec<Disk>,
+    /// The guest's network card.
+    #[serde(default)]
+    pub network: Network,
+    /// Whether the guest is started when dom0 boots.
+    #[serde(default)]
+    pub autostart: bool,
+    /// Start order, lowest first; guests of equal order start together. Also decides the static address.
+    #[serde(default = "default_order")]
+    #[schemars(range(min = 0, max = 999))]
+    pub order: u32,
+    /// How to find out that the guest is up.
+    pub health: Health,
+    /// Where the guest shows itself.
+    #[serde(default)]
+    pub display: Display,
+}
+
+/// Where a guest's bytes come from; exactly one of the keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Source {
+    /// A guest made of programs of this project alone.
+    Builtin(BuiltinGuest),
+    /// A Debian tree built with the image, on an ext4 disk.
+    Debian(DebianSource),
+}
+
+/// Guests made of programs of this project alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum BuiltinGuest {
+    /// A kernel and an initramfs whose `/init` is `guest-page`.
+    Tiny,
+}
+
+/// A Debian tree built with the image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct DebianSource {
+    /// Suite, e.g. `trixie`.
+    #[schemars(extend("format" = "suite"))]
+    pub suite: String,
+    /// Packages besides the essential ones; dependencies are solved.
+    #[schemars(schema_with = "package_list")]
+    pub packages: Vec<String>,
+    /// Folder in `overlays/` laid over the tree.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "folder-name"))]
+    pub overlay: Option<String>,
+    /// Size of the disk image in MiB.
+    #[schemars(range(min = 64, max = 1_048_576))]
+    pub disk_mib: u32,
+}
+
+/// What the domain boots: kernel, initial RAM disk and command line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Boot {
+    /// Kernel; absolute in dom0, or a file in the guest's folder.
+    #[schemars(extend("format" = "image-path"))]
+    pub kernel: String,
+    /// Initial RAM disk; absolute in dom0, or a file in the guest's folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "image-path"))]
+    pub initrd: Option<String>,
+    /// Kernel command line; `gasthaus.guest=<name>` is added.
+    #[schemars(extend("format" = "command-line"))]
+    pub cmdline: String,
+}
+
+/// A virtualisation mode.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Xen PVH: hardware virtualisation without emulated devices.
+    Pvh,
+    /// Xen paravirtualisation: needs no help from the processor.
+    Pv,
+}
+
+impl Mode {
+    /// The word used in TOML, in `xl.cfg` and in messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pvh => "pvh",
+            Self::Pv => "pv",
+        }
+    }
+}
+
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One block device of a guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Disk {
+    /// Name of the device in the guest.
+    #[schemars(extend("format" = "block-device"))]
+    pub device: String,
+    /// Raw image; absolute in dom0, or a file in the guest's folder.
+    #[schemars(extend("format" = "image-path"))]
+    pub image: String,
+    /// Who may write.
+    #[serde(default)]
+    pub access: Access,
+}
+
+/// Who may write to a disk. The image file itself is never written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Access {
+    /// The guest writes to a layer in dom0's RAM, which is lost at power-off.
+    #[default]
+    CopyOnWrite,
+    /// Nobody writes; the guest sees a read-only disk.
+    ReadOnly,
+}
+
+/// The guest's network card.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Network {
+    /// How the guest is connected.
+    pub mode: NetworkMode,
+    /// Bridge in dom0.
+    #[schemars(extend("format" = "interface-name"))]
+    pub bridge: String,
+    /// Fixed hardware address; without it one is derived from the guest's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "mac-address"))]
+    pub mac: Option<String>,
+}
+
+/// How a guest is connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum NetworkMode {
+    /// A port of dom0's guest bridge.
+    #[default]
+    Bridge,
+    /// No network card at all.
+    None,
+}
+
+/// How to find out that a guest is up: an HTTP fetch, a text on its console, or both.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Health {
+    /// A page of the guest that dom0 fetches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpHealth>,
+    /// Text that appears on the guest's console.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "one-line"))]
+    pub console: Option<String>,
+    /// How long a start may take, for each mode tried, in seconds.
+    #[serde(default = "default_timeout_secs")]
+    #[schemars(range(min = 1, max = 3600))]
+    pub timeout_secs: u32,
+}
+
+/// A page of the guest that dom0 fetches; the answer must be 200.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct HttpHealth {
+    /// TCP port.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u16,
+    /// Path on the server.
+    #[schemars(extend("format" = "url-path"))]
+    pub path: String,
+    /// Text the body must contain; without it the guest's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "one-line"))]
+    pub expect: Option<String>,
+}
+
+/// Where the guest shows itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Display {
+    /// Its text console.
+    #[default]
+    Text,
+}
+
+impl Default for Boot {
+    fn default() -> Self {
+        Self {
+            kernel: "/boot/vmlinuz".to_owned(),
+            initrd: None,
+            cmdline: "console=hvc0".to_owned(),
+        }
+    }
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self {
+            mode: NetworkMode::Bridge,
+            bridge: crate::address::DEFAULT_BRIDGE.to_owned(),
+            mac: None,
+        }
+    }
+}
+
+impl Default for HttpHealth {
+    fn default() -> Self {
+        Self {
+            port: 80,
+            path: "/".to_owned(),
+            expect: None,
+        }
+    }
+}
+
+impl Guest {
+    /// Text that the health page must contain.
+    pub fn expected_text(&self) -> Option<&str> {
+        self.health
+            .http
+            .as_ref()
+            .map(|http| http.expect.as_deref().unwrap_or(self.name.as_str()))
+    }
+}
+
+fn package_list(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "array",
+        "items": { "type": "string", "format": "package-name" },
+        "minItems": 1,
+        "maxItems": 1000,
+    })
+}
+
+fn default_modes() -> Vec<Mode> {
+    vec![Mode::Pvh, Mode::Pv]
+}
+
+fn default_vcpus() -> u32 {
+    1
+}
+
+fn default_order() -> u32 {
+    100
+}
+
+fn default_timeout_secs() -> u32 {
+    90
+}

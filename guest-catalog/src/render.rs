@@ -1,0 +1,144 @@
+//! A guest → the configuration file `xl create` reads.
+//!
+//! `xl.cfg` is Python-like text (xl.cfg(5)); disks and network cards are comma-separated inside strings. Nothing is
+//! escaped: a value that would need it is refused ([`GuestError::Unrenderable`]), which cannot be got wrong.
+use crate::address::Mac;
+use crate::{Access, Entry, Guest, GuestError, Mode, NetworkMode, format};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+/// Where in dom0 the parts of a guest are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placement {
+    /// Hardware address of the network card.
+    pub mac: Mac,
+    /// Kernel file.
+    pub kernel: PathBuf,
+    /// Initial RAM disk file.
+    pub initrd: Option<PathBuf>,
+    /// One entry for each of the guest's disks, in the same order.
+    pub disks: Vec<PlacedDisk>,
+}
+
+/// The backend of a disk in dom0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlacedDisk {
+    /// Name the guest sees, e.g. `xvda`.
+    pub device: String,
+    /// Block device or raw image in dom0.
+    pub target: PathBuf,
+    /// Whether the guest may write.
+    pub writable: bool,
+}
+
+impl Placement {
+    /// The placement of `entry` whose files lie in `folder`. Copy-on-write disks get the device-mapper node of
+    /// [`cow_device_name`], which must exist before the guest starts.
+    pub fn in_folder(entry: &Entry, folder: &Path) -> Self {
+        // `join` with an absolute path gives that path.
+        let place = |path: &str| folder.join(path);
+        let guest = &entry.guest;
+        let disks = guest.disks.iter().map(|disk| {
+            let writable = disk.access == Access::CopyOnWrite;
+            let target = if writable {
+                Path::new("/dev/mapper").join(cow_device_name(guest, &disk.device))
+            } else {
+                place(&disk.image)
+            };
+            PlacedDisk {
+                device: disk.device.clone(),
+                target,
+                writable,
+            }
+        });
+        Self {
+            mac: entry.mac,
+            kernel: place(&guest.boot.kernel),
+            initrd: guest.boot.initrd.as_deref().map(place),
+            disks: disks.collect(),
+        }
+    }
+}
+
+/// Name of the device-mapper node for a guest's writable disk.
+pub fn cow_device_name(guest: &Guest, device: &str) -> String {
+    format!("gasthaus-{}-{device}", guest.name)
+}
+
+/// Renders `guest` for `xl create` in `mode`.
+///
+/// # Errors
+/// [`GuestError::Unrenderable`] if a value holds a character that means something in `xl.cfg`.
+pub fn render_xl(guest: &Guest, placement: &Placement, mode: Mode) -> Result<String, GuestError> {
+    let checked = Checked { guest };
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    macro_rules! line { ($($arg:tt)*) => { let _ = writeln!(out, $($arg)*); } }
+
+    line!(
+        "# Guest `{}` in mode {mode}; rendered from its guest.toml, changes here are lost at the next start.",
+        guest.name
+    );
+    line!("name = \"{}\"", guest.name);
+    line!("type = \"{mode}\"");
+    line!(
+        "kernel = \"{}\"",
+        checked.path("kernel", &placement.kernel)?
+    );
+    if let Some(initrd) = &placement.initrd {
+        line!("ramdisk = \"{}\"", checked.path("initrd", initrd)?);
+    }
+    let cmdline = checked.text("command-line", "boot.cmdline", &guest.boot.cmdline)?;
+    line!(
+        "cmdline = \"{}\"",
+        format!("{cmdline} gasthaus.guest={}", guest.name).trim_start()
+    );
+    line!("memory = {}", guest.memory_mib);
+    line!("maxmem = {}", guest.memory_mib);
+    line!("vcpus = {}", guest.vcpus);
+    if guest.network.mode == NetworkMode::Bridge {
+        let bridge = checked.text("interface-name", "network.bridge", &guest.network.bridge)?;
+        line!("vif = [ \"mac={},bridge={bridge}\" ]", placement.mac);
+    } else {
+        line!("vif = [ ]");
+    }
+    let mut disks = Vec::new();
+    for disk in &placement.disks {
+        let device = checked.text("block-device", "disks.device", &disk.device)?;
+        let access = if disk.writable { "rw" } else { "ro" };
+        // `target` comes last: xl takes the rest of the string for it.
+        let target = checked.path("disks.target", &disk.target)?;
+        disks.push(format!(
+            "\"format=raw,vdev={device},access={access},target={target}\""
+        ));
+    }
+    line!("disk = [ {} ]", disks.join(", "));
+    // A guest that shuts down stays down, one that reboots comes back; a crashed one is started again, with a limit,
+    // by `guests up`, which also remembers why.
+    line!("on_poweroff = \"destroy\"");
+    line!("on_reboot = \"restart\"");
+    line!("on_crash = \"destroy\"");
+    Ok(out)
+}
+
+struct Checked<'g> {
+    guest: &'g Guest,
+}
+
+impl Checked<'_> {
+    fn text<'v>(&self, format: &str, key: &str, value: &'v str) -> Result<&'v str, GuestError> {
+        format::check(format, value)
+            .map(|()| value)
+            .map_err(|expected| GuestError::Unrenderable {
+                guest: self.guest.name.to_string(),
+                key: key.to_owned(),
+                found: format::shorten(value),
+                expected: expected.to_owned(),
+            })
+    }
+
+    fn path<'v>(&self, key: &str, path: &'v Path) -> Result<&'v str, GuestError> {
+        let text = path.to_str().filter(|text| text.starts_with('/'));
+        self.text("image-path", key, text.unwrap_or_default())
+    }
+}

@@ -1,0 +1,491 @@
+//! Definitions: the shipped ones are good, and every field wrong in turn is refused with file, line, key and choice.
+use guest_catalog::{
+    Catalogue, Guest, GuestError, Mode, Placement, Resources, Source, address, render_xl,
+};
+use std::path::{Path, PathBuf};
+
+const GOOD: &str = r#"name = "web"
+description = "A web server"
+licence = "MIT"
+homepage = "https://example.org/"
+modes = ["pvh", "pv"]
+memory-mib = 256
+vcpus = 1
+autostart = true
+order = 5
+display = "text"
+[source.debian]
+suite = "trixie"
+packages = ["nginx"]
+overlay = "web"
+disk-mib = 512
+[boot]
+kernel = "/boot/vmlinuz"
+initrd = "initrd.zst"
+cmdline = "console=hvc0"
+[[disks]]
+device = "xvda"
+image = "disk.img"
+access = "copy-on-write"
+[network]
+mode = "bridge"
+bridge = "guests0"
+mac = "00:16:3e:01:02:03"
+[health]
+http = { port = 80, path = "/", expect = "web" }
+console = "login:"
+timeout-secs = 60
+"#;
+
+fn shipped() -> Catalogue {
+    Catalogue::read_dir(&Path::new(env!("CARGO_MANIFEST_DIR")).join("guests"))
+        .expect("shipped guests are good")
+}
+
+fn problems(text: &str) -> Vec<String> {
+    match Guest::parse("web/guest.toml", text) {
+        Ok(guest) => panic!("accepted: {guest:?}"),
+        Err(error) => error.problems().iter().map(ToString::to_string).collect(),
+    }
+}
+
+#[test]
+fn shipped_guests_are_good_and_small() {
+    let shipped = shipped();
+    let names: Vec<&str> = shipped
+        .entries()
+        .iter()
+        .map(|entry| entry.guest.name.as_str())
+        .collect();
+    assert_eq!(names, ["debian", "tiny"]);
+    for entry in shipped.entries() {
+        assert_eq!(entry.guest.modes, [Mode::Pvh, Mode::Pv]);
+        assert!(entry.guest.autostart);
+        assert!(
+            entry.guest.memory_mib <= 256,
+            "{}: the image boots with 1 GiB",
+            entry.guest.name
+        );
+    }
+    let sum: Resources = shipped.resources(true);
+    assert_eq!(
+        (sum.guests, sum.memory_mib, sum.vcpus, sum.writable_disks),
+        (2, 384, 2, 1)
+    );
+    assert!(sum.hypervisor_mib > sum.memory_mib);
+    assert!(matches!(
+        shipped.find("debian").unwrap().guest.source,
+        Source::Debian(_)
+    ));
+}
+
+/// Each case: text to replace in GOOD, replacement, the whole message after the file name.
+#[test]
+fn every_field_wrong_in_turn() {
+    let cases: &[(&str, &str, &str)] = &[
+        (
+            "name = \"web\"",
+            "name = \"web; reboot\"",
+            "line 1: `name` is `\"web; reboot\"`; expected 1 to 31 characters of `a-z`, `0-9` and `-`, the first a letter, the last not `-`",
+        ),
+        (
+            "name = \"web\"",
+            "name = \"$(reboot)\"",
+            "line 1: `name` is `\"$(reboot)\"`; expected 1 to 31",
+        ),
+        (
+            "name = \"web\"",
+            "name = 7",
+            "line 1: `name` is of type integer; expected a string",
+        ),
+        (
+            "name = \"web\"\n",
+            "",
+            "line 1: the document needs the key `name`",
+        ),
+        (
+            "\"A web server\"",
+            "\"two\\nlines\"",
+            "line 2: `description` is `\"two\\nlines\"`; expected one line",
+        ),
+        (
+            "\"MIT\"",
+            "\"\"",
+            "line 3: `licence` is `\"\"`; expected one line",
+        ),
+        (
+            "\"https://example.org/\"",
+            "\"example\"",
+            "line 4: `homepage` is `\"example\"`; expected an address that begins",
+        ),
+        (
+            "[\"pvh\", \"pv\"]",
+            "[\"pvhh\"]",
+            "line 5: `modes[0]` is `\"pvhh\"`; allowed are `pvh`, `pv`; did you mean `pvh`?",
+        ),
+        (
+            "[\"pvh\", \"pv\"]",
+            "[]",
+            "line 5: `modes` is 0; expected at least 1 entries",
+        ),
+        (
+            "[\"pvh\", \"pv\"]",
+            "\"pvh\"",
+            "line 5: `modes` is of type string; expected an array",
+        ),
+        (
+            "[\"pvh\", \"pv\"]",
+            "[\"pv\", \"pv\"]",
+            "line 5: `modes[1]` names `pv` again",
+        ),
+        (
+            "memory-mib = 256",
+            "memory-mib = 9",
+            "line 6: `memory-mib` is 9; expected 32 to 1048576",
+        ),
+        (
+            "memory-mib = 256",
+            "memory-mib = -1",
+            "line 6: `memory-mib` is -1; expected 32 to 1048576",
+        ),
+        (
+            "memory-mib = 256",
+            "memory-mib = 99999999999999999999999",
+            "line 6: `memory-mib` is 99999999999999999999999; expected 32 to",
+        ),
+        (
+            "memory-mib = 256",
+            "memory-mb = 256",
+            "line 6: `memory-mb` is no known key; allowed are",
+        ),
+        (
+            "vcpus = 1",
+            "vcpus = 1.5",
+            "line 7: `vcpus` is of type float; expected an integer",
+        ),
+        (
+            "vcpus = 1",
+            "vcpus = 0",
+            "line 7: `vcpus` is 0; expected 1 to 64",
+        ),
+        (
+            "autostart = true",
+            "autostart = \"yes\"",
+            "line 8: `autostart` is of type string; expected `true` or `false`",
+        ),
+        (
+            "order = 5",
+            "order = 1000",
+            "line 9: `order` is 1000; expected 0 to 999",
+        ),
+        (
+            "display = \"text\"",
+            "display = \"txt\"",
+            "line 10: `display` is `\"txt\"`; allowed are `text`; did you mean `text`?",
+        ),
+        (
+            "[source.debian]",
+            "[source.debain]",
+            "line 11: `source.debain` is no known key; allowed are `builtin`, `debian`; did you mean `debian`?",
+        ),
+        (
+            "[source.debian]",
+            "[source]\nbuiltin = \"tiny\"\n[source.debian]",
+            "line 11: `source` needs exactly one of the keys `builtin`, `debian`",
+        ),
+        (
+            "[source.debian]",
+            "[source]\nbuiltin = \"tny\"\n[sauce]",
+            "line 12: `source.builtin` is `\"tny\"`; allowed are `tiny`; did you mean `tiny`?",
+        ),
+        (
+            "\"trixie\"",
+            "\"trixie main\"",
+            "line 12: `source.debian.suite` is `\"trixie main\"`; expected a Debian suite",
+        ),
+        (
+            "[\"nginx\"]",
+            "[\"nginx\", \"a;b\"]",
+            "line 13: `source.debian.packages[1]` is `\"a;b\"`; expected a Debian package name",
+        ),
+        (
+            "[\"nginx\"]",
+            "[\"nginx\", \"nginx\"]",
+            "line 13: `source.debian.packages[1]` names `nginx` again",
+        ),
+        (
+            "overlay = \"web\"",
+            "overlay = \"../web\"",
+            "line 14: `source.debian.overlay` is `\"../web\"`; expected the name of a folder",
+        ),
+        (
+            "disk-mib = 512",
+            "disk-mib = 1",
+            "line 15: `source.debian.disk-mib` is 1; expected 64 to",
+        ),
+        (
+            "\"/boot/vmlinuz\"",
+            "\"/boot/../vmlinuz\"",
+            "line 17: `boot.kernel` is `\"/boot/../vmlinuz\"`; expected an absolute path, or a file name",
+        ),
+        (
+            "\"initrd.zst\"",
+            "\"a/b\"",
+            "line 18: `boot.initrd` is `\"a/b\"`; expected",
+        ),
+        (
+            "\"console=hvc0\"",
+            "'a\"b'",
+            "line 19: `boot.cmdline` is `\"a\\\"b\"`; expected up to 1024 printable",
+        ),
+        (
+            "\"console=hvc0\"",
+            "\"gasthaus.guest=x\"",
+            "line 19: `boot.cmdline` sets `gasthaus.guest=`",
+        ),
+        (
+            "\"xvda\"",
+            "\"sda\"",
+            "line 21: `disks[0].device` is `\"sda\"`; expected `xvda` to `xvdp`",
+        ),
+        (
+            "\"disk.img\"",
+            "\"disk.img,access=rw\"",
+            "line 22: `disks[0].image` is `\"disk.img,access=rw\"`; expected",
+        ),
+        (
+            "\"copy-on-write\"",
+            "\"rw\"",
+            "line 23: `disks[0].access` is `\"rw\"`; allowed are `copy-on-write`, `read-only`",
+        ),
+        (
+            "access = \"copy",
+            "acess = \"copy",
+            "line 23: `disks[0].acess` is no known key; allowed are `access`, `device`, `image`; did you mean `access`?",
+        ),
+        (
+            "[network]",
+            "[[disks]]\ndevice = \"xvda\"\nimage = \"disk.img\"\n[network]",
+            "line 25: `disks[1].device` is `xvda`, as is an earlier disk's",
+        ),
+        (
+            "[network]",
+            "[[disks]]\ndevice = \"xvdb\"\nimage = \"disk.img\"\n[network]",
+            "line 26: `disks[1].image` is `disk.img`, as is an earlier disk's",
+        ),
+        (
+            "mode = \"bridge\"",
+            "mode = \"brigde\"",
+            "line 25: `network.mode` is `\"brigde\"`; allowed are `bridge`, `none`; did you mean `bridge`?",
+        ),
+        (
+            "mode = \"bridge\"",
+            "mode = \"none\"",
+            "line 29: `health.http` cannot be fetched",
+        ),
+        (
+            "\"guests0\"",
+            "\"a,script=/x\"",
+            "line 26: `network.bridge` is `\"a,script=/x\"`; expected a network interface name",
+        ),
+        (
+            "\"00:16:3e:01:02:03\"",
+            "\"00:16:3e\"",
+            "line 27: `network.mac` is `\"00:16:3e\"`; expected a unicast address",
+        ),
+        (
+            "port = 80",
+            "port = 0",
+            "line 29: `health.http.port` is 0; expected 1 to 65535",
+        ),
+        (
+            "path = \"/\"",
+            "path = \"x\"",
+            "line 29: `health.http.path` is `\"x\"`; expected a path that begins with `/`",
+        ),
+        (
+            "expect = \"web\"",
+            "expct = \"web\"",
+            "line 29: `health.http.expct` is no known key; allowed are `expect`, `path`, `port`; did you mean `expect`?",
+        ),
+        ("\"login:\"", "\"\\u0007\"", "line 30: `health.console` is"),
+        (
+            "timeout-secs = 60",
+            "timeout-secs = 0",
+            "line 31: `health.timeout-secs` is 0; expected 1 to 3600",
+        ),
+        (
+            "timeout-secs = 60",
+            "timeout-secs = ",
+            "line 31: the document is no valid TOML",
+        ),
+        (
+            "order = 5",
+            "order = 5\norder = 6",
+            "line 10: the document is no valid TOML",
+        ),
+    ];
+    Guest::parse("web/guest.toml", GOOD).expect("the good one is good");
+    for (from, to, expected) in cases {
+        assert!(GOOD.contains(from), "stale case {from}");
+        let found = problems(&GOOD.replacen(from, to, 1));
+        let expected = format!("`web/guest.toml` {expected}");
+        assert!(
+            found.iter().any(|message| message.starts_with(&expected)),
+            "{to}\nexpected {expected}\nfound    {found:#?}"
+        );
+    }
+}
+
+#[test]
+fn all_problems_in_one_run_by_line() {
+    let text = GOOD
+        .replace("vcpus = 1", "vcpu = 1")
+        .replace("\"xvda\"", "\"hda\"")
+        .replace("port = 80", "port = 70000");
+    let found = problems(&text);
+    assert_eq!(found.len(), 3, "{found:#?}");
+    for (message, line) in found.iter().zip(["line 7:", "line 21:", "line 29:"]) {
+        assert!(message.contains(line), "{message}");
+    }
+}
+
+#[test]
+fn hostile_text_is_refused_quietly() {
+    for text in [
+        "",
+        "\0",
+        "[[[[",
+        "a.b.c.d = 1",
+        &"[a".repeat(5000),
+        &"x = [".repeat(5000),
+        &"#".repeat(70_000),
+        "name = 'a'\nname.b = 1",
+    ] {
+        assert!(!problems(text).is_empty());
+    }
+    let message = problems(&GOOD.replacen("name = \"web\"", "name = \"\\u001b[2J\"", 1)).concat();
+    assert!(
+        !message.contains('\u{1b}'),
+        "no escape reaches the terminal: {message:?}"
+    );
+}
+
+#[test]
+fn catalogue_refuses_doubles_and_wrong_folders() {
+    let guest = Guest::parse("a", GOOD).unwrap();
+    let error = Catalogue::new(vec![
+        ("a".into(), guest.clone()),
+        ("b".into(), guest.clone()),
+    ])
+    .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "`b` line 1: `name` is `web`, as is another guest's"
+    );
+    let mut other = guest.clone();
+    other.name = guest_catalog::GuestName::new("web2").unwrap();
+    let error = Catalogue::new(vec![("a".into(), guest), ("b".into(), other)]).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("`network.mac` is 00:16:3e:01:02:03, as is that of `web`"),
+        "{error}"
+    );
+
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("other")).unwrap();
+    std::fs::create_dir(dir.path().join("empty")).unwrap();
+    std::fs::write(dir.path().join("other/guest.toml"), GOOD).unwrap();
+    let error = Catalogue::read_dir(dir.path()).unwrap_err().to_string();
+    assert!(
+        error.ends_with("`name` is `\"web\"`; expected the folder's name, `other`"),
+        "{error}"
+    );
+    assert_eq!(
+        Catalogue::read_dir(&dir.path().join("none"))
+            .unwrap()
+            .entries(),
+        []
+    );
+}
+
+#[test]
+fn unknown_names_get_the_nearest() {
+    let error = shipped().find("debain").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "there is no guest `debain`; the catalogue has `debian`, `tiny`"
+    );
+    assert_eq!(error.hint().as_deref(), Some("did you mean `debian`?"));
+    assert_eq!(
+        shipped().find("zebra").unwrap_err().hint().as_deref(),
+        Some("`guests list` shows all guests")
+    );
+}
+
+fn golden(name: &str, rendered: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name);
+    if std::env::var_os("GUEST_GOLDEN_WRITE").is_some() {
+        std::fs::write(&path, rendered).expect("golden files are writable");
+    }
+    let kept = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(
+        kept, rendered,
+        "{name}: if the change is wanted, GUEST_GOLDEN_WRITE=1 renews the file"
+    );
+}
+
+#[test]
+fn rendering_is_as_kept() {
+    let shipped = shipped();
+    for entry in shipped.entries() {
+        let folder = PathBuf::from("/var/lib/gasthaus/guests").join(entry.guest.name.as_str());
+        let placement = Placement::in_folder(entry, &folder);
+        for mode in [Mode::Pvh, Mode::Pv] {
+            golden(
+                &format!("{}-{mode}.cfg", entry.guest.name),
+                &render_xl(&entry.guest, &placement, mode).unwrap(),
+            );
+        }
+    }
+    golden(
+        "static-leases.conf",
+        &address::render_static_leases(&shipped, address::DEFAULT_BRIDGE),
+    );
+    assert!(!address::render_static_leases(&shipped, "other0").contains("Address"));
+}
+
+#[test]
+fn rendering_refuses_what_would_need_quoting() {
+    let entry = &shipped().entries()[0].clone();
+    let folder = PathBuf::from("/guests/debian");
+    for (key, change) in [
+        (
+            "boot.cmdline",
+            (|g, _| g.boot.cmdline = "a\"\nname = \"b".into()) as fn(&mut Guest, &mut Placement),
+        ),
+        ("network.bridge", |g, _| {
+            g.network.bridge = "a,script=/x".into()
+        }),
+        ("kernel", |_, p| p.kernel = "/boot/a\"b".into()),
+        ("kernel", |_, p| p.kernel = "vmlinuz".into()),
+        ("initrd", |_, p| p.initrd = Some("/a\nb".into())),
+        ("disks.device", |_, p| {
+            p.disks[0].device = "xvda,access=rw".into()
+        }),
+        ("disks.target", |_, p| {
+            p.disks[0].target = "/dev/a, script".into()
+        }),
+    ] {
+        let (mut guest, mut placement) =
+            (entry.guest.clone(), Placement::in_folder(entry, &folder));
+        change(&mut guest, &mut placement);
+        match render_xl(&guest, &placement, Mode::Pv) {
+            Err(GuestError::Unrenderable { key: found, .. }) => assert_eq!(found, key),
+            other => panic!("{key}: {other:?}"),
+        }
+    }
+}
