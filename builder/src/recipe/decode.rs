@@ -12,7 +12,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::problem::{Fault, MAX_PROBLEMS, Problem, Problems, excerpt, excerpt_key, list, nearest};
 use super::types::{
-    Debian, Dom0, Layers, Recipe, Reference, User, Word, Xen, default_flavours, default_outputs, default_timeout_secs,
+    Debian, Dom0, Layers, Recipe, Reference, User, Word, Xen, default_flavours, default_outputs,
+    default_timeout_secs,
 };
 
 /// A longer recipe is refused unread.
@@ -34,7 +35,13 @@ pub struct Names {
 pub fn parse(file: &str, text: &str, names: Option<&Names>) -> Result<Recipe, Problems> {
     let notes = Notes::default();
     if text.len() > MAX_RECIPE_BYTES {
-        notes.fault("", 0, Fault::TooLarge { found_bytes: text.len() });
+        notes.fault(
+            "",
+            0,
+            Fault::TooLarge {
+                found_bytes: text.len(),
+            },
+        );
         return Err(notes.into_problems(file, ""));
     }
     let (document, errors) = DeTable::parse_recoverable(text);
@@ -48,43 +55,66 @@ pub fn parse(file: &str, text: &str, names: Option<&Names>) -> Result<Recipe, Pr
         })
         .collect();
     let recipe = recipe(Section::new(&notes, String::new(), document));
-    for violation in recipe.validate().into_iter().chain(names.map_or_else(Vec::new, |n| recipe.unknown_names(n))) {
-        notes.violation(violation.key, Fault::Value {
-            found: violation.found,
-            allowed: violation.allowed,
-            nearest: violation.nearest,
-        });
+    for violation in recipe
+        .validate()
+        .into_iter()
+        .chain(names.map_or_else(Vec::new, |n| recipe.unknown_names(n)))
+    {
+        notes.violation(
+            violation.key,
+            Fault::Value {
+                found: violation.found,
+                allowed: violation.allowed,
+                nearest: violation.nearest,
+            },
+        );
     }
     if !errors.is_empty() {
         notes.forget_consequences(text, &broken_lines);
     }
-    if notes.faults.borrow().is_empty() { Ok(recipe) } else { Err(notes.into_problems(file, text)) }
+    if notes.faults.borrow().is_empty() {
+        Ok(recipe)
+    } else {
+        Err(notes.into_problems(file, text))
+    }
 }
 
 fn recipe(mut root: Section<'_, '_>) -> Recipe {
     let recipe = Recipe {
         name: root.required("name", "the name of the image, e.g. `demo`"),
         title: root.required("title", "the title of the boot menu"),
-        timeout_secs: root.number("timeout-secs", 0, 3600).unwrap_or_else(default_timeout_secs),
+        timeout_secs: root
+            .number("timeout-secs", 0, 3600)
+            .unwrap_or_else(default_timeout_secs),
         flavours: root.words("flavours").unwrap_or_else(default_flavours),
         guests: root.references("guests"),
         outputs: root.words("outputs").unwrap_or_else(default_outputs),
         dom0: root.section("dom0").map_or_else(Dom0::default, dom0),
         debian: root.section("debian").map_or_else(Debian::default, debian),
-        xen: root.section("xen").map_or_else(Xen::default, |mut section| {
-            let xen = Xen { options: section.texts("options").unwrap_or_default() };
-            section.finish();
-            xen
-        }),
-        layers: root.section("layers").map_or_else(Layers::default, |mut section| {
-            let default = Layers::default();
-            let layers = Layers {
-                compression_level: section.number("compression-level", 1, 22).unwrap_or(default.compression_level),
-                release_level: section.number("release-level", 1, 22).unwrap_or(default.release_level),
-            };
-            section.finish();
-            layers
-        }),
+        xen: root
+            .section("xen")
+            .map_or_else(Xen::default, |mut section| {
+                let xen = Xen {
+                    options: section.texts("options").unwrap_or_default(),
+                };
+                section.finish();
+                xen
+            }),
+        layers: root
+            .section("layers")
+            .map_or_else(Layers::default, |mut section| {
+                let default = Layers::default();
+                let layers = Layers {
+                    compression_level: section
+                        .number("compression-level", 1, 22)
+                        .unwrap_or(default.compression_level),
+                    release_level: section
+                        .number("release-level", 1, 22)
+                        .unwrap_or(default.release_level),
+                };
+                section.finish();
+                layers
+            }),
     };
     root.finish();
     recipe
@@ -141,9 +171,24 @@ impl Notes {
         self.faults.borrow_mut().push((at, key.to_owned(), fault));
     }
 
-    fn bad_value(&self, key: &str, at: usize, found: String, allowed: String, nearest: Option<String>) {
+    fn bad_value(
+        &self,
+        key: &str,
+        at: usize,
+        found: String,
+        allowed: String,
+        nearest: Option<String>,
+    ) {
         self.bad.borrow_mut().insert(key.to_owned());
-        self.fault(key, at, Fault::Value { found, allowed, nearest });
+        self.fault(
+            key,
+            at,
+            Fault::Value {
+                found,
+                allowed,
+                nearest,
+            },
+        );
     }
 
     /// Notes what validation found, at the place of the key or of the nearest table around it.
@@ -167,11 +212,13 @@ impl Notes {
 
     /// Drops what a syntax error may have caused: missing keys, and everything on the broken lines.
     fn forget_consequences(&self, text: &str, broken_lines: &BTreeSet<usize>) {
-        self.faults.borrow_mut().retain(|(at, _, fault)| match fault {
-            Fault::Syntax { .. } => true,
-            Fault::Missing { .. } => false,
-            _ => !broken_lines.contains(&line_of(text, *at)),
-        });
+        self.faults
+            .borrow_mut()
+            .retain(|(at, _, fault)| match fault {
+                Fault::Syntax { .. } => true,
+                Fault::Missing { .. } => false,
+                _ => !broken_lines.contains(&line_of(text, *at)),
+            });
     }
 
     fn into_problems(self, file: &str, text: &str) -> Problems {
@@ -183,11 +230,17 @@ impl Notes {
             .into_iter()
             .map(|(at, key, fault)| {
                 let before = &text.as_bytes()[..at.min(text.len())];
-                let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+                let line_start = before
+                    .iter()
+                    .rposition(|byte| *byte == b'\n')
+                    .map_or(0, |end| end + 1);
                 Problem {
                     file: file.to_owned(),
                     line: line_of(text, at),
-                    column: String::from_utf8_lossy(&before[line_start..]).chars().count() + 1,
+                    column: String::from_utf8_lossy(&before[line_start..])
+                        .chars()
+                        .count()
+                        + 1,
                     key,
                     fault,
                 }
@@ -208,12 +261,26 @@ struct Section<'n, 't> {
 
 impl<'n, 't> Section<'n, 't> {
     fn new(notes: &'n Notes, path: String, table: Spanned<DeTable<'t>>) -> Self {
-        let at = if path.is_empty() { 0 } else { table.span().start };
-        Self { notes, path, at, table: table.into_inner(), asked: Vec::new() }
+        let at = if path.is_empty() {
+            0
+        } else {
+            table.span().start
+        };
+        Self {
+            notes,
+            path,
+            at,
+            table: table.into_inner(),
+            asked: Vec::new(),
+        }
     }
 
     fn path_of(&self, key: &str) -> String {
-        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+        if self.path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.path)
+        }
     }
 
     fn take(&mut self, key: &'static str) -> Option<(String, usize, DeValue<'t>)> {
@@ -233,7 +300,8 @@ impl<'n, 't> Section<'n, 't> {
         match value {
             DeValue::String(text) => Some(text.into_owned()),
             other => {
-                self.notes.bad_value(path, at, found(&other), "a string".into(), None);
+                self.notes
+                    .bad_value(path, at, found(&other), "a string".into(), None);
                 None
             }
         }
@@ -245,7 +313,13 @@ impl<'n, 't> Section<'n, 't> {
         let text = self.text(key);
         if !there {
             let path = self.path_of(key);
-            self.notes.fault(&path, self.at, Fault::Missing { expected: expected.to_owned() });
+            self.notes.fault(
+                &path,
+                self.at,
+                Fault::Missing {
+                    expected: expected.to_owned(),
+                },
+            );
             self.notes.bad.borrow_mut().insert(path);
         }
         text.unwrap_or_default()
@@ -263,15 +337,26 @@ impl<'n, 't> Section<'n, 't> {
             DeValue::Integer(integer) => excerpt(&integer.to_string()),
             other => found(other),
         };
-        self.notes.bad_value(&path, at, found, format!("an integer from {min} to {max}"), None);
+        self.notes.bad_value(
+            &path,
+            at,
+            found,
+            format!("an integer from {min} to {max}"),
+            None,
+        );
         None
     }
 
     /// The elements of a list with their paths and places; a list that is none is noted.
-    fn elements(&mut self, key: &'static str, of: &str) -> Option<Vec<(String, usize, DeValue<'t>)>> {
+    fn elements(
+        &mut self,
+        key: &'static str,
+        of: &str,
+    ) -> Option<Vec<(String, usize, DeValue<'t>)>> {
         let (path, at, value) = self.take(key)?;
         let DeValue::Array(array) = value else {
-            self.notes.bad_value(&path, at, found(&value), format!("a list of {of}"), None);
+            self.notes
+                .bad_value(&path, at, found(&value), format!("a list of {of}"), None);
             return None;
         };
         let elements = array.into_iter().enumerate().map(|(index, value)| {
@@ -285,12 +370,18 @@ impl<'n, 't> Section<'n, 't> {
     /// A list of strings. An element of another type leaves an empty string, to keep the others' indices.
     fn texts(&mut self, key: &'static str) -> Option<Vec<String>> {
         let elements = self.elements(key, "strings")?;
-        let text = |(path, at, value): (String, usize, _)| self.as_text(&path, at, value).unwrap_or_default();
+        let text = |(path, at, value): (String, usize, _)| {
+            self.as_text(&path, at, value).unwrap_or_default()
+        };
         Some(elements.into_iter().map(text).collect())
     }
 
     fn references(&mut self, key: &'static str) -> Vec<Reference> {
-        self.texts(key).unwrap_or_default().into_iter().map(Reference::new).collect()
+        self.texts(key)
+            .unwrap_or_default()
+            .into_iter()
+            .map(Reference::new)
+            .collect()
     }
 
     fn word<W: Word>(&mut self, key: &'static str) -> Option<W> {
@@ -301,21 +392,37 @@ impl<'n, 't> Section<'n, 't> {
     fn words<W: Word>(&mut self, key: &'static str) -> Option<Vec<W>> {
         let elements = self.elements(key, "strings")?;
         let all = elements.len();
-        let words: Vec<W> =
-            elements.iter().filter_map(|(path, at, value)| self.as_word(path, *at, value)).collect();
+        let words: Vec<W> = elements
+            .iter()
+            .filter_map(|(path, at, value)| self.as_word(path, *at, value))
+            .collect();
         // With all of them refused, the list is not also to be called empty.
-        if words.is_empty() && all > 0 { None } else { Some(words) }
+        if words.is_empty() && all > 0 {
+            None
+        } else {
+            Some(words)
+        }
     }
 
     fn as_word<W: Word>(&self, path: &str, at: usize, value: &DeValue<'t>) -> Option<W> {
         let words: Vec<&str> = W::ALL.iter().map(|(word, _)| *word).collect();
         let Some(text) = value.as_str() else {
-            self.notes.bad_value(path, at, found(value), list(&words), None);
+            self.notes
+                .bad_value(path, at, found(value), list(&words), None);
             return None;
         };
-        let known = W::ALL.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        let known = W::ALL
+            .iter()
+            .find(|(word, _)| *word == text)
+            .map(|(_, value)| *value);
         if known.is_none() {
-            self.notes.bad_value(path, at, excerpt(text), list(&words), nearest(text, words.iter().copied()));
+            self.notes.bad_value(
+                path,
+                at,
+                excerpt(text),
+                list(&words),
+                nearest(text, words.iter().copied()),
+            );
         }
         known
     }
@@ -323,11 +430,21 @@ impl<'n, 't> Section<'n, 't> {
     fn section(&mut self, key: &'static str) -> Option<Section<'n, 't>> {
         let (path, at, value) = self.take(key)?;
         match value {
-            DeValue::Table(table) => {
-                Some(Section { notes: self.notes, path, at, table, asked: Vec::new() })
-            }
+            DeValue::Table(table) => Some(Section {
+                notes: self.notes,
+                path,
+                at,
+                table,
+                asked: Vec::new(),
+            }),
             other => {
-                self.notes.bad_value(&path, at, found(&other), format!("a table, `[{path}]`"), None);
+                self.notes.bad_value(
+                    &path,
+                    at,
+                    found(&other),
+                    format!("a table, `[{path}]`"),
+                    None,
+                );
                 None
             }
         }
@@ -338,7 +455,10 @@ impl<'n, 't> Section<'n, 't> {
         self.asked.sort_unstable();
         for key in self.table.keys() {
             let nearest = nearest(key.get_ref(), self.asked.iter().copied());
-            let fault = Fault::UnknownKey { allowed: self.asked.clone(), nearest };
+            let fault = Fault::UnknownKey {
+                allowed: self.asked.clone(),
+                nearest,
+            };
             let path = self.path_of(&excerpt_key(key.get_ref()));
             self.notes.fault(&path, key.span().start, fault);
         }
@@ -359,5 +479,9 @@ fn found(value: &DeValue<'_>) -> String {
 }
 
 fn line_of(text: &str, at: usize) -> usize {
-    text.as_bytes()[..at.min(text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
+    text.as_bytes()[..at.min(text.len())]
+        .iter()
+        .filter(|byte| **byte == b'\n')
+        .count()
+        + 1
 }

@@ -19,5 +19,7 @@ mod validate;
 
 pub use decode::{MAX_RECIPE_BYTES, Names, parse};
 pub use problem::{Fault, MAX_PROBLEMS, Problem, Problems};
-pub use types::{Component, Debian, Dom0, Flavour, Layers, Output, Recipe, Reference, Suite, User, Xen};
+pub use types::{
+    Component, Debian, Dom0, Flavour, Layers, Output, Recipe, Reference, Suite, User, Xen,
+};
 pub use validate::Violation;

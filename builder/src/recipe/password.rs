@@ -13,8 +13,13 @@ impl Recipe {
         if let Some(hash) = &user.password_hash {
             return Some(hash.clone());
         }
-        let Some(password) = &user.password else { return Some("!".into()) };
-        let seed = Sha256::new().chain_update(b"gasthaus-password-salt-1\n").chain_update(self.digest()).finalize();
+        let Some(password) = &user.password else {
+            return Some("!".into());
+        };
+        let seed = Sha256::new()
+            .chain_update(b"gasthaus-password-salt-1\n")
+            .chain_update(self.digest())
+            .finalize();
         // 12 bytes become the 16 characters that crypt(5) allows at most.
         let hash: sha_crypt::PasswordHash = ShaCrypt::SHA512
             .hash_password_with_salt(password.as_bytes(), &seed[..12])

@@ -64,20 +64,39 @@ pub enum Fault {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { file, line, column, key, fault } = self;
+        let Self {
+            file,
+            line,
+            column,
+            key,
+            fault,
+        } = self;
         if let Fault::TooLarge { found_bytes } = fault {
-            return write!(f, "{file}: {found_bytes} bytes; allowed: at most {MAX_RECIPE_BYTES} bytes");
+            return write!(
+                f,
+                "{file}: {found_bytes} bytes; allowed: at most {MAX_RECIPE_BYTES} bytes"
+            );
         }
         write!(f, "{file}:{line}:{column}: ")?;
         let nearest = match fault {
             Fault::TooLarge { .. } => return Ok(()), // told above, it has no place
             Fault::Syntax { message } => return write!(f, "not valid TOML: {message}"),
-            Fault::Missing { expected } => return write!(f, "`{key}` is missing; expected {expected}"),
+            Fault::Missing { expected } => {
+                return write!(f, "`{key}` is missing; expected {expected}");
+            }
             Fault::UnknownKey { allowed, nearest } => {
-                write!(f, "`{key}` is not a key of a recipe; allowed here: {}", list(allowed))?;
+                write!(
+                    f,
+                    "`{key}` is not a key of a recipe; allowed here: {}",
+                    list(allowed)
+                )?;
                 nearest
             }
-            Fault::Value { found, allowed, nearest } => {
+            Fault::Value {
+                found,
+                allowed,
+                nearest,
+            } => {
                 write!(f, "`{key}` is {found}; allowed: {allowed}")?;
                 nearest
             }
@@ -117,7 +136,11 @@ impl std::error::Error for Problems {}
 
 /// `a`, `b`, `c`.
 pub(super) fn list<T: AsRef<str>>(words: &[T]) -> String {
-    words.iter().map(|word| format!("`{}`", word.as_ref())).collect::<Vec<_>>().join(", ")
+    words
+        .iter()
+        .map(|word| format!("`{}`", word.as_ref()))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// The word most like `word`, if one is near enough to be what was meant.
@@ -135,19 +158,39 @@ pub(super) fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) 
 
 /// A value for a message: in backticks, control characters escaped, shortened.
 pub(super) fn excerpt(text: &str) -> String {
-    let mut shown: String = text.chars().take(MAX_EXCERPT_CHARS).flat_map(show_char).collect();
+    let mut shown: String = text
+        .chars()
+        .take(MAX_EXCERPT_CHARS)
+        .flat_map(show_char)
+        .collect();
     if text.chars().nth(MAX_EXCERPT_CHARS).is_some() {
         shown.push('…');
     }
-    if shown.is_empty() { "empty".into() } else { format!("`{shown}`") }
+    if shown.is_empty() {
+        "empty".into()
+    } else {
+        format!("`{shown}`")
+    }
 }
 
 /// A key for a message: like [`excerpt`], without backticks.
 pub(super) fn excerpt_key(key: &str) -> String {
-    let shown: String = key.chars().take(MAX_EXCERPT_CHARS).flat_map(show_char).collect();
-    if shown.is_empty() { "\"\"".into() } else { shown }
+    let shown: String = key
+        .chars()
+        .take(MAX_EXCERPT_CHARS)
+        .flat_map(show_char)
+        .collect();
+    if shown.is_empty() {
+        "\"\"".into()
+    } else {
+        shown
+    }
 }
 
 fn show_char(c: char) -> Vec<char> {
-    if c.is_control() { c.escape_default().collect() } else { vec![c] }
+    if c.is_control() {
+        c.escape_default().collect()
+    } else {
+        vec![c]
+    }
 }

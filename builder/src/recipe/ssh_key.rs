@@ -30,7 +30,10 @@ pub(super) fn check(line: &str) -> Result<(), &'static str> {
     if !TYPES.contains(&kind) {
         return Err("it does not start with a key type such as `ssh-ed25519`");
     }
-    let blob = words.next().and_then(decode_base64).ok_or("its second word is not base64")?;
+    let blob = words
+        .next()
+        .and_then(decode_base64)
+        .ok_or("its second word is not base64")?;
     // The blob is a row of strings, each after its u32 big-endian length; the first repeats the type.
     let mut fields = Vec::new();
     let mut rest = blob.as_slice();

@@ -82,7 +82,10 @@ pub struct Dom0 {
     pub overlays: Vec<Reference>,
 
     /// Words appended to dom0's Linux command line.
-    #[schemars(length(max = 64), inner(regex(pattern = r"^[A-Za-z0-9_.,:=/@%+-]{1,256}$")))]
+    #[schemars(
+        length(max = 64),
+        inner(regex(pattern = r"^[A-Za-z0-9_.,:=/@%+-]{1,256}$"))
+    )]
     pub kernel_options: Vec<String>,
 
     /// The user who may log in and use sudo; root is locked. Without one nobody can log in.
@@ -138,7 +141,10 @@ pub struct Debian {
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Xen {
     /// Words appended to Xen's command line.
-    #[schemars(length(max = 64), inner(regex(pattern = r"^[A-Za-z0-9_.,:=/@%+-]{1,256}$")))]
+    #[schemars(
+        length(max = 64),
+        inner(regex(pattern = r"^[A-Za-z0-9_.,:=/@%+-]{1,256}$"))
+    )]
     pub options: Vec<String>,
 }
 
@@ -251,7 +257,11 @@ impl Reference {
     /// Reads a reference: with a `/` it is a path, else a name.
     pub fn new(text: impl Into<String>) -> Self {
         let text = text.into();
-        if text.contains('/') { Self::Path(text) } else { Self::Embedded(text) }
+        if text.contains('/') {
+            Self::Path(text)
+        } else {
+            Self::Embedded(text)
+        }
     }
 
     /// The text as written in the recipe.
@@ -319,7 +329,10 @@ impl Default for Debian {
 
 impl Default for Layers {
     fn default() -> Self {
-        Self { compression_level: 3, release_level: 12 }
+        Self {
+            compression_level: 3,
+            release_level: 12,
+        }
     }
 }
 
@@ -333,7 +346,8 @@ impl Recipe {
         without_mirrors.debian.mirror = None;
         without_mirrors.debian.security_mirror = None;
         // Plain strings, numbers and lists always serialize; `Value` sorts the keys.
-        let json = serde_json::to_value(&without_mirrors).expect("a recipe has no values JSON lacks");
+        let json =
+            serde_json::to_value(&without_mirrors).expect("a recipe has no values JSON lacks");
         let mut hash = Sha256::new();
         hash.update(b"gasthaus-recipe-1\n");
         hash.update(json.to_string().as_bytes());
@@ -342,7 +356,10 @@ impl Recipe {
 
     /// [`Recipe::digest`] as 64 hexadecimal digits.
     pub fn digest_hex(&self) -> String {
-        self.digest().iter().map(|byte| format!("{byte:02x}")).collect()
+        self.digest()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 
     /// The JSON schema of a recipe, as committed in `builder/recipe.schema.json`, with a final newline.

@@ -12,8 +12,26 @@ const MAX_PACKAGES: usize = 4096;
 
 /// Accounts that Debian's `base-passwd` owns.
 const SYSTEM_USERS: [&str; 20] = [
-    "root", "daemon", "bin", "sys", "sync", "games", "man", "lp", "mail", "news", "uucp", "proxy", "www-data",
-    "backup", "list", "irc", "nobody", "sudo", "messagebus", "sshd",
+    "root",
+    "daemon",
+    "bin",
+    "sys",
+    "sync",
+    "games",
+    "man",
+    "lp",
+    "mail",
+    "news",
+    "uucp",
+    "proxy",
+    "www-data",
+    "backup",
+    "list",
+    "irc",
+    "nobody",
+    "sudo",
+    "messagebus",
+    "sshd",
 ];
 
 /// Kernel options the builder itself sets: a second value would make the medium unfindable.
@@ -35,11 +53,26 @@ pub struct Violation {
 impl Recipe {
     /// Everything that does not hold, in no particular order.
     pub fn validate(&self) -> Vec<Violation> {
-        let mut check = Check { violations: Vec::new() };
-        check.that("name", &self.name, is_name, "`a`-`z`, `0`-`9` and `-`, a letter first, at most 40 characters");
-        check.that("title", &self.title, is_title, "one line of 1 to 60 printable characters");
+        let mut check = Check {
+            violations: Vec::new(),
+        };
+        check.that(
+            "name",
+            &self.name,
+            is_name,
+            "`a`-`z`, `0`-`9` and `-`, a letter first, at most 40 characters",
+        );
+        check.that(
+            "title",
+            &self.title,
+            is_title,
+            "one line of 1 to 60 printable characters",
+        );
         check.at_least_one("flavours", self.flavours.len());
-        check.unique("flavours", self.flavours.iter().map(|flavour| flavour.as_str()));
+        check.unique(
+            "flavours",
+            self.flavours.iter().map(|flavour| flavour.as_str()),
+        );
         check.at_least_one("outputs", self.outputs.len());
         check.unique("outputs", self.outputs.iter().map(|output| output.as_str()));
         check.references("guests", &self.guests);
@@ -47,9 +80,10 @@ impl Recipe {
         self.validate_dom0(&mut check);
         self.validate_debian(&mut check);
         let layers = &self.layers;
-        for (key, level) in
-            [("layers.compression-level", layers.compression_level), ("layers.release-level", layers.release_level)]
-        {
+        for (key, level) in [
+            ("layers.compression-level", layers.compression_level),
+            ("layers.release-level", layers.release_level),
+        ] {
             if !(1..=22).contains(&level) {
                 check.note(key, format!("`{level}`"), "an integer from 1 to 22");
             }
@@ -60,11 +94,14 @@ impl Recipe {
     /// The embedded names the recipe uses and `names` lacks.
     pub fn unknown_names(&self, names: &Names) -> Vec<Violation> {
         let mut violations = Vec::new();
-        for (key, used, known) in
-            [("guests", &self.guests, &names.guests), ("dom0.overlays", &self.dom0.overlays, &names.overlays)]
-        {
+        for (key, used, known) in [
+            ("guests", &self.guests, &names.guests),
+            ("dom0.overlays", &self.dom0.overlays, &names.overlays),
+        ] {
             for (index, reference) in used.iter().enumerate() {
-                let Reference::Embedded(name) = reference else { continue };
+                let Reference::Embedded(name) = reference else {
+                    continue;
+                };
                 if is_reference_name(name) && !known.contains(name) {
                     violations.push(Violation {
                         key: format!("{key}[{index}]"),
@@ -83,10 +120,19 @@ impl Recipe {
         let label = "one DNS label: `a`-`z`, `0`-`9` and `-` inside, at most 63 characters";
         check.that("dom0.hostname", &dom0.hostname, is_label, label);
         if let Some(locale) = &dom0.locale {
-            check.that("dom0.locale", locale, is_locale, "a UTF-8 locale such as `C.UTF-8` or `de_DE.UTF-8`");
+            check.that(
+                "dom0.locale",
+                locale,
+                is_locale,
+                "a UTF-8 locale such as `C.UTF-8` or `de_DE.UTF-8`",
+            );
         }
-        let package = "a Debian package name: `a`-`z`, `0`-`9`, `+`, `-` and `.`, at least 2 characters";
-        for (key, packages) in [("dom0.packages", &dom0.packages), ("dom0.exclude-packages", &dom0.exclude_packages)] {
+        let package =
+            "a Debian package name: `a`-`z`, `0`-`9`, `+`, `-` and `.`, at least 2 characters";
+        for (key, packages) in [
+            ("dom0.packages", &dom0.packages),
+            ("dom0.exclude-packages", &dom0.exclude_packages),
+        ] {
             check.at_most(key, packages.len(), MAX_PACKAGES);
             check.unique(key, packages.iter().map(String::as_str));
             check.each(key, packages, is_package, package);
@@ -95,7 +141,11 @@ impl Recipe {
         for (index, name) in dom0.exclude_packages.iter().enumerate() {
             if wanted.contains(name) && is_package(name) {
                 let key = format!("dom0.exclude-packages[{index}]");
-                check.note(&key, excerpt(name), "a package that `dom0.packages` does not ask for");
+                check.note(
+                    &key,
+                    excerpt(name),
+                    "a package that `dom0.packages` does not ask for",
+                );
             }
         }
         check.references("dom0.overlays", &dom0.overlays);
@@ -103,7 +153,11 @@ impl Recipe {
         for (index, option) in dom0.kernel_options.iter().enumerate() {
             if OWN_KERNEL_OPTIONS.iter().any(|own| option.starts_with(own)) {
                 let key = format!("dom0.kernel-options[{index}]");
-                check.note(&key, excerpt(option), "anything but `gasthaus.build=` and `root=`, which the builder sets");
+                check.note(
+                    &key,
+                    excerpt(option),
+                    "anything but `gasthaus.build=` and `root=`, which the builder sets",
+                );
             }
         }
         if let Some(user) = &dom0.user {
@@ -114,11 +168,15 @@ impl Recipe {
     fn validate_debian(&self, check: &mut Check) {
         let debian = &self.debian;
         check.at_least_one("debian.components", debian.components.len());
-        check.unique("debian.components", debian.components.iter().map(|component| component.as_str()));
+        check.unique(
+            "debian.components",
+            debian.components.iter().map(|component| component.as_str()),
+        );
         let url = "`http://…` or `https://…` without blanks and without credentials";
-        for (key, mirror) in
-            [("debian.mirror", &debian.mirror), ("debian.security-mirror", &debian.security_mirror)]
-        {
+        for (key, mirror) in [
+            ("debian.mirror", &debian.mirror),
+            ("debian.security-mirror", &debian.security_mirror),
+        ] {
             if let Some(mirror) = mirror {
                 check.that(key, mirror, is_url, url);
             }
@@ -128,37 +186,70 @@ impl Recipe {
 
 fn validate_user(user: &User, check: &mut Check) {
     let name = "`a`-`z`, `0`-`9` and `-`, a letter first, at most 32 characters";
-    check.that("dom0.user.name", &user.name, |name| is_name(name) && name.len() <= 32, name);
+    check.that(
+        "dom0.user.name",
+        &user.name,
+        |name| is_name(name) && name.len() <= 32,
+        name,
+    );
     if SYSTEM_USERS.contains(&user.name.as_str()) {
-        check.note("dom0.user.name", excerpt(&user.name), "a name that Debian does not use itself");
+        check.note(
+            "dom0.user.name",
+            excerpt(&user.name),
+            "a name that Debian does not use itself",
+        );
     }
     if let Some(password) = &user.password
         && (password.is_empty() || password.len() > 128 || password.chars().any(char::is_control))
     {
         // The value stays out of the message: it may be a real password.
-        let found = if password.is_empty() { "empty" } else { "too long or not printable" };
-        check.note("dom0.user.password", found.into(), "1 to 128 bytes on one line");
+        let found = if password.is_empty() {
+            "empty"
+        } else {
+            "too long or not printable"
+        };
+        check.note(
+            "dom0.user.password",
+            found.into(),
+            "1 to 128 bytes on one line",
+        );
     }
     if let Some(hash) = &user.password_hash {
         if !is_crypt_hash(hash) {
-            let allowed = "a crypt(5) hash as in `/etc/shadow`, e.g. `$6$…` or `$y$…` (`mkpasswd` makes one)";
+            let allowed =
+                "a crypt(5) hash as in `/etc/shadow`, e.g. `$6$…` or `$y$…` (`mkpasswd` makes one)";
             check.note("dom0.user.password-hash", "not a hash".into(), allowed);
         }
         if user.password.is_some() {
-            check.note("dom0.user.password-hash", "given beside `password`".into(), "one of the two");
+            check.note(
+                "dom0.user.password-hash",
+                "given beside `password`".into(),
+                "one of the two",
+            );
         }
     }
     check.at_most("dom0.user.ssh-keys", user.ssh_keys.len(), MAX_ITEMS);
-    check.unique("dom0.user.ssh-keys", user.ssh_keys.iter().map(String::as_str));
+    check.unique(
+        "dom0.user.ssh-keys",
+        user.ssh_keys.iter().map(String::as_str),
+    );
     for (index, key) in user.ssh_keys.iter().enumerate() {
         if let Err(why) = super::ssh_key::check(key) {
             let allowed = "a public key line as in `~/.ssh/id_ed25519.pub`";
-            check.note(&format!("dom0.user.ssh-keys[{index}]"), format!("{} ({why})", excerpt(key)), allowed);
+            check.note(
+                &format!("dom0.user.ssh-keys[{index}]"),
+                format!("{} ({why})", excerpt(key)),
+                allowed,
+            );
         }
     }
     if user.password.is_none() && user.password_hash.is_none() && user.ssh_keys.is_empty() {
         let found = "without a way to log in".to_owned();
-        check.note("dom0.user", found, "a user with `password`, `password-hash` or `ssh-keys`");
+        check.note(
+            "dom0.user",
+            found,
+            "a user with `password`, `password-hash` or `ssh-keys`",
+        );
     }
 }
 
@@ -168,7 +259,12 @@ struct Check {
 
 impl Check {
     fn note(&mut self, key: &str, found: String, allowed: &str) {
-        self.violations.push(Violation { key: key.to_owned(), found, allowed: allowed.to_owned(), nearest: None });
+        self.violations.push(Violation {
+            key: key.to_owned(),
+            found,
+            allowed: allowed.to_owned(),
+            nearest: None,
+        });
     }
 
     fn that(&mut self, key: &str, value: &str, holds: impl Fn(&str) -> bool, allowed: &str) {
@@ -191,7 +287,11 @@ impl Check {
 
     fn at_most(&mut self, key: &str, count: usize, most: usize) {
         if count > most {
-            self.note(key, format!("a list of {count}"), &format!("at most {most}"));
+            self.note(
+                key,
+                format!("a list of {count}"),
+                &format!("at most {most}"),
+            );
         }
     }
 
@@ -200,7 +300,11 @@ impl Check {
         for (index, value) in values.enumerate() {
             // Empty strings stand in for values of a wrong type, or are refused by the check of their shape.
             if !value.is_empty() && !seen.insert(value) {
-                self.note(&format!("{key}[{index}]"), format!("{} once more", excerpt(value)), "each only once");
+                self.note(
+                    &format!("{key}[{index}]"),
+                    format!("{} once more", excerpt(value)),
+                    "each only once",
+                );
             }
         }
     }
@@ -215,7 +319,11 @@ impl Check {
             };
             if !holds {
                 let allowed = "a name (`a`-`z`, `0`-`9` and `-`, at most 40 characters), or a path (with a `/`)";
-                self.note(&format!("{key}[{index}]"), excerpt(reference.as_str()), allowed);
+                self.note(
+                    &format!("{key}[{index}]"),
+                    excerpt(reference.as_str()),
+                    allowed,
+                );
             }
         }
     }
@@ -229,7 +337,8 @@ impl Check {
 }
 
 fn made_of(text: &str, also: &str) -> bool {
-    text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || also.contains(c))
+    text.chars()
+        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || also.contains(c))
 }
 
 fn is_name(text: &str) -> bool {
@@ -241,7 +350,10 @@ fn is_reference_name(text: &str) -> bool {
 }
 
 fn is_label(text: &str) -> bool {
-    (1..=63).contains(&text.len()) && !text.starts_with('-') && !text.ends_with('-') && made_of(text, "-")
+    (1..=63).contains(&text.len())
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+        && made_of(text, "-")
 }
 
 fn is_title(text: &str) -> bool {
@@ -255,12 +367,19 @@ fn is_package(text: &str) -> bool {
 }
 
 fn is_option(text: &str) -> bool {
-    (1..=256).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || "_.,:=/@%+-".contains(c))
+    (1..=256).contains(&text.len())
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "_.,:=/@%+-".contains(c))
 }
 
 fn is_locale(text: &str) -> bool {
-    let Some(place) = text.strip_suffix(".UTF-8") else { return false };
-    let Some((language, country)) = place.split_once('_') else { return place == "C" };
+    let Some(place) = text.strip_suffix(".UTF-8") else {
+        return false;
+    };
+    let Some((language, country)) = place.split_once('_') else {
+        return place == "C";
+    };
     matches!(language.len(), 2..=3)
         && made_of(language, "")
         && !language.contains(|c: char| c.is_ascii_digit())
@@ -269,20 +388,29 @@ fn is_locale(text: &str) -> bool {
 }
 
 fn is_url(text: &str) -> bool {
-    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    let rest = text
+        .strip_prefix("http://")
+        .or_else(|| text.strip_prefix("https://"));
     rest.is_some_and(|rest| {
         rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '[')
             && text.len() <= 2048
-            && !rest.chars().any(|c| c.is_whitespace() || c.is_control() || c == '@')
+            && !rest
+                .chars()
+                .any(|c| c.is_whitespace() || c.is_control() || c == '@')
     })
 }
 
 fn is_crypt_hash(text: &str) -> bool {
     let mut parts = text.split('$');
     parts.next() == Some("")
-        && parts.next().is_some_and(|id| (1..=8).contains(&id.len()) && made_of(id, ""))
+        && parts
+            .next()
+            .is_some_and(|id| (1..=8).contains(&id.len()) && made_of(id, ""))
         && text.len() <= 310
         && text.splitn(3, '$').nth(2).is_some_and(|rest| {
-            rest.len() >= 8 && rest.chars().all(|c| c.is_ascii_alphanumeric() || "./$=,-".contains(c))
+            rest.len() >= 8
+                && rest
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "./$=,-".contains(c))
         })
 }
