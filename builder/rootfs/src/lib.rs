@@ -8,6 +8,8 @@ pub mod deb;
 mod glob;
 mod place;
 mod root_dir;
+pub mod sandbox;
 
 pub use deb::{Deb, DebError};
 pub use glob::PathFilter;
+pub use sandbox::{Mode, RunOptions, RunOutput, Sandbox, SandboxError};
