@@ -1,0 +1,131 @@
+//! The HTTP client, and its errors put into our words.
+//!
+//! TLS is rustls over ring with the roots of webpki-roots compiled in: a static program on a machine without
+//! certificates must work. `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy` are honoured by reqwest itself.
+
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+
+use super::{FetchError, FetchOptions};
+
+pub(super) fn build(options: &FetchOptions) -> Result<reqwest::blocking::Client, FetchError> {
+    let setup = |problem: String| FetchError::Setup { problem };
+    let roots = rustls::RootCertStore {
+        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+    };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| setup(e.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    reqwest::blocking::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .user_agent(concat!("gasthaus/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(options.connect_timeout)
+        // In the blocking client this bounds the wait for the head and each single read, not the whole transfer.
+        .timeout(options.stall_timeout)
+        .pool_max_idle_per_host(options.jobs.clamp(1, 64))
+        .build()
+        .map_err(|e| setup(innermost(&e)))
+}
+
+/// Percent-encodes what may not stand in a path (RFC 3986 §3.3); `/` and `%` stay. Mirrors know `+` and `~` as they are.
+pub(super) fn escape_path(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => out.push(byte as char),
+            b'/' | b'-' | b'.' | b'_' | b'~' | b'+' | b':' | b'=' | b'@' | b'!' | b'$' | b'&'
+            | b',' | b';' | b'%' => out.push(byte as char),
+            other => out.push_str(&format!("%{other:02X}")),
+        }
+    }
+    out
+}
+
+/// What happened, if the request `url` failed with `error` after `received_bytes`.
+pub(super) fn classify(
+    error: &(dyn Error + 'static),
+    options: &FetchOptions,
+    label: &str,
+    url: &str,
+    received_bytes: u64,
+) -> FetchError {
+    let (label, url) = (label.to_owned(), url.to_owned());
+    let chain = || std::iter::successors(Some(error), |e| inner(*e));
+    let of_reqwest =
+        |test: fn(&reqwest::Error) -> bool| chain().any(|e| e.downcast_ref().is_some_and(test));
+    let of_io = |kind: io::ErrorKind| {
+        chain().any(|e| {
+            e.downcast_ref::<io::Error>()
+                .is_some_and(|e| e.kind() == kind)
+        })
+    };
+    let connecting = of_reqwest(reqwest::Error::is_connect);
+    if of_reqwest(reqwest::Error::is_timeout) || of_io(io::ErrorKind::TimedOut) {
+        let limit = if connecting {
+            options.connect_timeout
+        } else {
+            options.stall_timeout
+        };
+        return FetchError::Stalled {
+            label,
+            url,
+            silent_secs: limit.as_secs(),
+            received_bytes,
+        };
+    }
+    if of_io(io::ErrorKind::ConnectionRefused) {
+        return FetchError::Refused { label, url };
+    }
+    // hyper-util's own word; the resolver's io::Error below it has no kind of its own.
+    if chain().any(|e| e.to_string().starts_with("dns error")) {
+        return FetchError::UnknownHost { label, url };
+    }
+    let problem = innermost(error);
+    if connecting || of_reqwest(reqwest::Error::is_builder) {
+        return FetchError::Connect {
+            label,
+            url,
+            problem,
+        };
+    }
+    FetchError::Broken {
+        label,
+        url,
+        received_bytes,
+        problem,
+    }
+}
+
+/// The cause below `error`; an `io::Error` hides the error it wraps from `source` where that has no cause itself.
+fn inner<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
+    match error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref)
+    {
+        Some(wrapped) => Some(wrapped),
+        None => error.source(),
+    }
+}
+
+fn innermost(error: &(dyn Error + 'static)) -> String {
+    let last = std::iter::successors(Some(error), |e| inner(*e)).last();
+    last.map(ToString::to_string).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_escaped_once() {
+        assert_eq!(
+            escape_path("pool/main/g/g++/g++_4%3a1~rc+b1_all.deb"),
+            "pool/main/g/g++/g++_4%3a1~rc+b1_all.deb"
+        );
+        assert_eq!(escape_path("pool/a b?c#d/é"), "pool/a%20b%3Fc%23d/%C3%A9");
+    }
+}

@@ -1,0 +1,293 @@
+//! Downloads: many at once, resumed, and never used before size and SHA-256 are right.
+//!
+//! In: what is wanted, with its digest. Out: paths in the download cache, in the order of the wishes. The cache is
+//! content addressed (`debs/<sha256>.deb`, `lists/<sha256>`, `inputs/<sha256>`), so a file is there once and whole, or
+//! not at all; several processes may use one cache at a time (see `cache.rs`).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::digest::Sha256Digest;
+use crate::lock::{LockedInput, LockedPackage, LockedRecipe};
+use crate::mirror::Mirrors;
+
+mod cache;
+mod client;
+mod error;
+mod transfer;
+
+pub use error::FetchError;
+
+/// What a file is: decides its place in the cache and the advice when it is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// A binary package: `debs/<sha256>.deb`.
+    Deb,
+    /// A package list or Release file: `lists/<sha256>`.
+    List,
+    /// Anything else a recipe names: `inputs/<sha256>`.
+    Input,
+}
+
+/// One file to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// What it is.
+    pub kind: Kind,
+    /// Base address without a trailing slash.
+    pub base: String,
+    /// Path below the base; empty if `base` is the whole address.
+    pub path: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Its digest.
+    pub sha256: Sha256Digest,
+    /// What to call it in messages and progress bars.
+    pub label: String,
+}
+
+impl Wanted {
+    /// The `.deb` of a locked package. An archive the recipe does not know counts as the main one; the lock's reader
+    /// has refused such packages before.
+    pub fn deb(mirrors: &Mirrors, recipe: &LockedRecipe, package: &LockedPackage) -> Self {
+        let place = recipe
+            .archive_of(package)
+            .map_or(crate::mirror::Place::Archive, |archive| archive.place);
+        Self {
+            kind: Kind::Deb,
+            base: mirrors.base(place).to_owned(),
+            path: package.filename.clone(),
+            bytes: package.bytes,
+            sha256: package.sha256,
+            label: package.name.clone(),
+        }
+    }
+
+    /// A locked input.
+    pub fn input(input: &LockedInput) -> Self {
+        Self {
+            kind: Kind::Input,
+            base: input.url.clone(),
+            path: String::new(),
+            bytes: input.bytes,
+            sha256: input.sha256,
+            label: input.name.clone(),
+        }
+    }
+
+    /// The whole address.
+    pub fn url(&self) -> String {
+        match self.path.as_str() {
+            "" => self.base.clone(),
+            path => format!("{}/{}", self.base, client::escape_path(path)),
+        }
+    }
+}
+
+/// Told how the downloads go on, from several threads at a time. Every method does nothing by default.
+pub trait Progress: Send + Sync {
+    /// `items` files with `bytes` in all are looked at next; those in the cache count too.
+    fn started(&self, items: usize, bytes: u64) {
+        let _ = (items, bytes);
+    }
+    /// `bytes` more of `label` are there.
+    fn advanced(&self, label: &str, bytes: u64) {
+        let _ = (label, bytes);
+    }
+    /// `bytes` of `label` that were reported turned out useless; they will come again.
+    fn withdrawn(&self, label: &str, bytes: u64) {
+        let _ = (label, bytes);
+    }
+    /// `label` is verified and in the cache; `cached` if it was there before.
+    fn finished(&self, label: &str, cached: bool) {
+        let _ = (label, cached);
+    }
+    /// A fault that will be tried again.
+    fn retrying(&self, label: &str, error: &FetchError, wait: Duration) {
+        let _ = (label, error, wait);
+    }
+}
+
+/// Reports nothing to nobody.
+pub struct NoProgress;
+
+impl Progress for NoProgress {}
+
+/// How to fetch.
+#[derive(Clone, Debug)]
+pub struct FetchOptions {
+    /// Downloads at a time, at least 1.
+    pub jobs: usize,
+    /// Use the cache only.
+    pub offline: bool,
+    /// Give up connecting after this.
+    pub connect_timeout: Duration,
+    /// Give up when no byte came for this long.
+    pub stall_timeout: Duration,
+    /// Attempts per file, at least 1; a 404 or a wrong digest is not tried again.
+    pub attempts: u32,
+    /// Wait before the second attempt; doubled before each further one.
+    pub first_wait: Duration,
+}
+
+impl Default for FetchOptions {
+    fn default() -> Self {
+        Self {
+            jobs: 8,
+            offline: false,
+            connect_timeout: Duration::from_secs(15),
+            stall_timeout: Duration::from_secs(30),
+            attempts: 4,
+            first_wait: Duration::from_millis(400),
+        }
+    }
+}
+
+/// Fetches into one cache.
+pub struct Fetcher {
+    cache_dir: PathBuf,
+    options: FetchOptions,
+    client: Option<reqwest::blocking::Client>,
+}
+
+impl Fetcher {
+    /// A fetcher over the cache at `cache_dir`; its folders are made when something is put there.
+    ///
+    /// # Errors
+    /// When the HTTP client cannot be set up.
+    pub fn new(cache_dir: &Path, options: FetchOptions) -> Result<Self, FetchError> {
+        let client = if options.offline {
+            None
+        } else {
+            Some(client::build(&options)?)
+        };
+        Ok(Self {
+            cache_dir: cache_dir.to_owned(),
+            options,
+            client,
+        })
+    }
+
+    /// Whether only the cache is used.
+    pub fn is_offline(&self) -> bool {
+        self.options.offline
+    }
+
+    /// Where `wanted` is, or will be, in the cache.
+    pub fn cached_path(&self, wanted: &Wanted) -> PathBuf {
+        cache::path_of(&self.cache_dir, wanted.kind, &wanted.sha256)
+    }
+
+    /// Which of `wanted` are not in the cache with the right size (digests are left to [`Fetcher::fetch_all`]).
+    pub fn missing<'w>(&self, wanted: &'w [Wanted]) -> Vec<&'w Wanted> {
+        let present = |w: &&Wanted| cache::has_size(&self.cached_path(w), w.bytes);
+        wanted.iter().filter(|w| !present(w)).collect()
+    }
+
+    /// Makes sure that all of `wanted` are in the cache, whole and verified, whether they were there or not.
+    /// `paths[i]` is the file of `wanted[i]`.
+    ///
+    /// # Errors
+    /// The fault of the first file in the order of `wanted` that failed; the others under way are still finished.
+    pub fn fetch_all(
+        &self,
+        wanted: &[Wanted],
+        progress: &dyn Progress,
+    ) -> Result<Vec<PathBuf>, FetchError> {
+        let distinct: Vec<&Wanted> = wanted
+            .iter()
+            .map(|w| ((w.kind, w.sha256), w))
+            .collect::<BTreeMap<_, _>>()
+            .into_values()
+            .collect();
+        // The largest first: one that starts last would run alone at the end.
+        let mut queue = distinct;
+        queue.sort_by_key(|w| (std::cmp::Reverse(w.bytes), w.sha256));
+        progress.started(queue.len(), queue.iter().map(|w| w.bytes).sum());
+        let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let faults: Mutex<Vec<(usize, FetchError)>> = Mutex::new(Vec::new());
+        let work = || {
+            while !failed.load(Ordering::Relaxed) {
+                let Some(item) = queue.get(next.fetch_add(1, Ordering::Relaxed)) else {
+                    break;
+                };
+                if let Err(error) = self.fetch_one(item, progress) {
+                    failed.store(true, Ordering::Relaxed);
+                    let at = wanted
+                        .iter()
+                        .position(|w| w.sha256 == item.sha256)
+                        .unwrap_or(usize::MAX);
+                    faults
+                        .lock()
+                        .unwrap_or_else(|e| e.into_inner())
+                        .push((at, error));
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            let workers = self.options.jobs.clamp(1, 64).min(queue.len());
+            for _ in 1..workers {
+                scope.spawn(work);
+            }
+            work();
+        });
+        let faults = faults.into_inner().unwrap_or_else(|e| e.into_inner());
+        match faults.into_iter().min_by_key(|(at, _)| *at) {
+            Some((_, error)) => Err(error),
+            None => Ok(wanted.iter().map(|w| self.cached_path(w)).collect()),
+        }
+    }
+
+    /// The body at `url`, not verified by anything here: for files that carry their own signature.
+    ///
+    /// # Errors
+    /// As for any download; also when the body has more than `limit_bytes`.
+    pub fn get_unverified(
+        &self,
+        url: &str,
+        limit_bytes: u64,
+        label: &str,
+    ) -> Result<Vec<u8>, FetchError> {
+        let Some(client) = &self.client else {
+            return Err(FetchError::Offline {
+                label: label.to_owned(),
+                url: url.to_owned(),
+            });
+        };
+        transfer::with_retries(&self.options, label, &NoProgress, || {
+            transfer::get_small(client, &self.options, url, limit_bytes, label)
+        })
+    }
+
+    fn fetch_one(&self, wanted: &Wanted, progress: &dyn Progress) -> Result<PathBuf, FetchError> {
+        let path = self.cached_path(wanted);
+        if cache::is_intact(&path, wanted)? {
+            progress.advanced(&wanted.label, wanted.bytes);
+            progress.finished(&wanted.label, true);
+            return Ok(path);
+        }
+        let Some(client) = &self.client else {
+            return Err(FetchError::Offline {
+                label: wanted.label.clone(),
+                url: wanted.url(),
+            });
+        };
+        let mut part = cache::PartFile::open(&self.cache_dir, wanted)?;
+        // Whoever held the part file before us may have finished it meanwhile.
+        if cache::is_intact(&path, wanted)? {
+            part.discard();
+            progress.advanced(&wanted.label, wanted.bytes);
+            progress.finished(&wanted.label, true);
+            return Ok(path);
+        }
+        transfer::with_retries(&self.options, &wanted.label, progress, || {
+            transfer::download(client, &self.options, wanted, &mut part, progress)
+        })?;
+        part.publish(&path)?;
+        progress.finished(&wanted.label, false);
+        Ok(path)
+    }
+}
