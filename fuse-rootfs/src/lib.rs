@@ -1,1 +1,10 @@
-//! The live system's root: the /init program that finds its medium, stacks the layers and hands over.
+//! The live system's root: everything `/init` (the program `gasthaus-live`) does between the kernel's start and systemd's.
+//!
+//! The parsers in here are pure (`&str`/`&[u8]` in, values out, no panics on hostile bytes) and tested beside the code; the
+//! rest drives Linux with them. The builder uses two things only: [`module_set`], which chooses what goes into an
+//! initramfs, and the knowledge of the key names in [`boot::cmdline`].
+#![warn(missing_docs)]
+
+pub mod boot;
+pub mod module_set;
+mod sys;

@@ -1,0 +1,45 @@
+//! `gasthaus-live`: /init of the initramfs. As pid 1 it boots the system; otherwise it is a small tool for the rescue
+//! shell, and the helper the kernel calls for modules by name.
+use fuse_rootfs::boot::{cmdline, init, modules::loader::Loader, mounts, rescue};
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: gasthaus-live --version | retry | status";
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if rustix::process::getpid().is_init() {
+        init::run(args);
+    }
+    let words: Vec<&str> = args.iter().filter_map(|arg| arg.to_str()).collect();
+    let result = match words[..] {
+        ["--version" | "-V"] => {
+            println!("gasthaus-live {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+        ["retry"] => {
+            let path = rescue::retry_file();
+            std::fs::write(&path, "")
+                .map_err(|error| format!("cannot write `{}`: {error}", path.display()))
+        }
+        ["status"] => {
+            let path = mounts::run_dir("boot.json");
+            std::fs::read_to_string(&path)
+                .map(|text| print!("{text}"))
+                .map_err(|error| format!("cannot read `{}`: {error}", path.display()))
+        }
+        // How the kernel calls /proc/sys/kernel/modprobe.
+        ["-q", "--", name] => {
+            let text = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
+            Loader::open(&cmdline::parse(&text)).load(name)
+        }
+        _ => Err(USAGE.to_owned()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! The list: the whole boot, top to bottom.
+
+use super::cmdline::BootParams;
+use super::error::BootError;
+use super::marks::{Marks, json_string, now_ms};
+use super::medium::{Medium, Wanted};
+use super::modules::loader::{Loader, always_loaded};
+use super::mounts::{self, SYSROOT};
+use super::search::Search;
+use super::{handover, layers, log, prepare, ram_copy, rescue, screen};
+use std::ffi::OsString;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long drivers that are being loaded at the handover may take to finish.
+const DRIVERS_FINISH: Duration = Duration::from_secs(3);
+
+/// Pid 1. Never returns: becomes the real init, or shows why not and waits.
+pub fn run(args: Vec<OsString>) -> ! {
+    std::panic::set_hook(Box::new(|info| rescue::after_panic(&info.to_string())));
+    loop {
+        let mut marks = Marks::default();
+        marks.mark("kernel");
+        let mut search = None;
+        let error = boot(&args, &mut marks, &mut search);
+        fail(&error, search.as_ref());
+        clean_up();
+    }
+}
+
+/// One try. Returns only when something failed.
+fn boot(
+    args: &[OsString],
+    marks: &mut Marks,
+    search: &mut Option<(Search, Arc<Loader>)>,
+) -> BootError {
+    match steps(args, marks, search) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}
+
+fn steps(
+    args: &[OsString],
+    marks: &mut Marks,
+    slot: &mut Option<(Search, Arc<Loader>)>,
+) -> Result<std::convert::Infallible, BootError> {
+    let params = prepare::prepare()?;
+    log::info(format!("version {}", env!("CARGO_PKG_VERSION")));
+    marks.mark("prepare");
+    let loader = Loader::open(&params);
+    log::debug(|| loader.describe());
+    loader.start_workers();
+    let (search, _) = slot.insert((Search::start(&loader), Arc::clone(&loader)));
+    for name in always_loaded() {
+        if !loader.queue(&name) {
+            log::info(format!(
+                "`/etc/gasthaus/modules`: no module `{name}` for this kernel"
+            ));
+        }
+    }
+    marks.mark("drivers");
+    match (&params.root, &params.build_id) {
+        (Some(device), _) => guest_root(device, &params, &loader, search, marks)?,
+        (None, Some(build_id)) => live_root(build_id, &params, &loader, search, marks)?,
+        (None, None) => return Err(BootError::NothingAsked),
+    }
+    if params.shell {
+        loader.release_later();
+        rescue::shell_before_start();
+    }
+    loader.finish(DRIVERS_FINISH);
+    marks.mark("handover");
+    log::warn(format!(
+        "starting `{}` at {} ms: {}",
+        params.init,
+        now_ms(),
+        marks.line()
+    ));
+    Err(handover::switch_root(&params.init, args.to_vec()))
+}
+
+/// Medium, layers, notes.
+fn live_root(
+    build_id: &str,
+    params: &BootParams,
+    loader: &Arc<Loader>,
+    search: &mut Search,
+    marks: &mut Marks,
+) -> Result<(), BootError> {
+    let wanted = Wanted {
+        build_id,
+        iso_path: params.iso_path.as_deref(),
+    };
+    let mut medium = search.find(wanted, params.wait)?;
+    log::info(format!("medium {}", medium.describe()));
+    marks.mark("medium");
+    if params.toram {
+        ram_copy::copy_to_ram(&mut medium, build_id)?;
+        marks.mark("toram");
+    }
+    layers::stack(loader, &medium.layers, params.writable_mib)?;
+    marks.mark("layers");
+    if medium.root.join("boot").is_dir() {
+        mounts::bind_read_only(&medium.root.join("boot"), &Path::new(SYSROOT).join("boot"))?;
+    }
+    handover::check_init(&params.init)?;
+    handover::note("build-id", &format!("{build_id}\n"))?;
+    handover::note("boot.json", &boot_json(build_id, &medium, params, marks))
+}
+
+/// The root of a guest domain.
+fn guest_root(
+    device: &str,
+    params: &BootParams,
+    loader: &Arc<Loader>,
+    search: &mut Search,
+    marks: &mut Marks,
+) -> Result<(), BootError> {
+    let superblock = search.wait_for_node(device, params.wait)?;
+    marks.mark("medium");
+    if let Err(problem) = loader
+        .load(&format!("fs-{}", params.root_fstype))
+        .or_else(|_| loader.load(&params.root_fstype))
+    {
+        log::debug(|| problem);
+    }
+    handover::mount_guest_root(
+        device,
+        &params.root_fstype,
+        superblock.is_some_and(|found| found.has_errors),
+    )?;
+    marks.mark("layers");
+    handover::check_init(&params.init)?;
+    let json = format!(
+        "{{\"format\":1,\"device\":{},\"fs\":{},\"milliseconds\":{}}}\n",
+        json_string(device),
+        json_string(&params.root_fstype),
+        marks.json()
+    );
+    handover::note("boot.json", &json)
+}
+
+/// Where the system came from and how long each step took; for people, tests and the status page.
+fn boot_json(build_id: &str, medium: &Medium, params: &BootParams, marks: &Marks) -> String {
+    let layers: Vec<String> = medium
+        .layers
+        .iter()
+        .map(|layer| {
+            format!(
+                "{{\"name\":{},\"bytes\":{}}}",
+                json_string(&layer.name),
+                layer.bytes
+            )
+        })
+        .collect();
+    format!(
+        "{{\"format\":1,\"build-id\":{},\"device\":{},\"fs\":{},\"iso-file\":{},\"toram\":{},\"layers\":[{}],\"milliseconds\":{}}}\n",
+        json_string(build_id),
+        json_string(&medium.device),
+        json_string(medium.fs_type),
+        medium
+            .iso_file
+            .as_deref()
+            .map_or_else(|| "null".to_owned(), json_string),
+        params.toram,
+        layers.join(","),
+        marks.json()
+    )
+}
+
+/// Shows the failure and waits until somebody wants to try again.
+fn fail(error: &BootError, search: Option<&(Search, Arc<Loader>)>) {
+    log::warn(format!("failed: {error}"));
+    let (rows, (modules, module_failures)) = match search {
+        Some((search, loader)) => {
+            loader.release_later();
+            (search.rows(), loader.summary())
+        }
+        None => (Vec::new(), (0, Vec::new())),
+    };
+    let shell = Path::new(rescue::BUSYBOX).exists();
+    let failure = screen::Failure {
+        error,
+        rows: &rows,
+        modules,
+        module_failures: &module_failures,
+        shell,
+    };
+    rescue::wait_for_retry(&screen::render(&failure));
+}
+
+/// Takes the half-made root away before the next try.
+fn clean_up() {
+    for name in ["boot", ""] {
+        mounts::release(&Path::new(SYSROOT).join(name));
+    }
+    mounts::release(&mounts::run_dir("rw"));
+    for entry in std::fs::read_dir(mounts::run_dir("layers"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        mounts::release(&entry.path());
+    }
+    for name in ["ram", "medium", "host", "try-iso", "try"] {
+        mounts::release(&mounts::run_dir(name));
+    }
+}

@@ -1,0 +1,25 @@
+//! The boot, top to bottom: `prepare → drivers → medium → layers → handover`, and `rescue` when one of them cannot go on.
+//!
+//! [`init`] is the list; each word has its file. A root that streams in later is one more way to fill
+//! [`medium::Medium`]: a directory that shows `gasthaus/<id>/layers`, wherever its bytes come from.
+
+pub mod cmdline;
+pub mod console;
+pub mod devices;
+pub mod error;
+pub mod handover;
+pub mod init;
+pub mod isofile;
+pub mod layers;
+pub mod log;
+pub mod marks;
+pub mod medium;
+pub mod modules;
+pub mod mounts;
+pub mod prepare;
+pub mod ram_copy;
+pub mod rescue;
+pub mod screen;
+pub mod search;
+pub mod superblock;
+pub mod uevent;
