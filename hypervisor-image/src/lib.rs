@@ -12,25 +12,33 @@
 //! | write or list an initramfs | [`initramfs`] |
 //! | say what an image holds | [`inspect`](mod@inspect) |
 //! | say what is wrong with an image | [`verify`](mod@verify) |
+//! | read files out of an ISO | [`iso`] |
 
 #![warn(missing_docs)]
 
 mod bytes;
+pub mod eltorito;
 pub mod esp;
 pub mod fat;
 pub mod initramfs;
+pub mod inspect;
+pub mod iso;
 pub mod manifest;
 pub mod medium;
 pub mod partitions;
 mod source;
+pub mod verify;
 
 pub use bytes::{sha256_hex, sha256_of};
 pub use esp::{EspError, EspFile, EspSpec, build_esp};
 pub use initramfs::{
     InitramfsEntry, InitramfsError, InitramfsKind, list_initramfs, write_initramfs,
 };
+pub use inspect::{InspectError, Inspection, inspect};
+pub use iso::{IsoEntry, IsoError, IsoReader};
 pub use manifest::{ManifestError, ManifestFile, MediumManifest};
 pub use medium::{
     BiosBoot, MediumError, MediumFile, MediumLayout, MediumSpec, UefiBoot, write_medium,
 };
 pub use source::{Source, SourceError};
+pub use verify::{Problem, VerifyReport, verify};

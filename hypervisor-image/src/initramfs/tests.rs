@@ -59,7 +59,10 @@ fn archives_are_sorted_complete_and_the_same_every_time() {
 
 #[test]
 fn the_bytes_never_change_unnoticed() {
-    assert_eq!(sha256_hex(&archive()), "GOLDEN");
+    assert_eq!(
+        sha256_hex(&archive()),
+        "93403d06c397862b82d5559ede24b77384e4d141f6d2acc744d8b8ad80881f2a"
+    );
 }
 
 #[test]
