@@ -16,10 +16,16 @@
 
 #![warn(missing_docs)]
 
+// The fixture is shared with the tests beside the crate, which know it by its name.
+#[cfg(test)]
+extern crate self as hypervisor_image;
+
 mod bytes;
 pub mod eltorito;
 pub mod esp;
 pub mod fat;
+#[cfg(test)]
+mod fixture;
 pub mod initramfs;
 pub mod inspect;
 pub mod iso;

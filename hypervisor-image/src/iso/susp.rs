@@ -134,8 +134,8 @@ mod tests {
         let mut area = b"NM\x08\x01\x01ab.NM\x07\x01\x00cd".to_vec();
         area.extend_from_slice(b"PX\x24\x01\xa4\x81\0\0\0\0\x81\xa4");
         area.resize(area.len() + 24, 0);
-        area.extend_from_slice(b"SL\x12\x01\x00\x08\x00\x00\x03usr\x01\x01l\x00");
-        area.extend_from_slice(b"SL\x0a\x01\x00\x00\x02ib\x00");
+        area.extend_from_slice(b"SL\x0f\x01\x00\x08\x00\x00\x03usr\x01\x01l");
+        area.extend_from_slice(b"SL\x09\x01\x00\x00\x02ib");
         let rr = parse(&area, nothing);
         assert_eq!(rr.name.as_deref(), Some(&b"ab.cd"[..]));
         assert_eq!(rr.mode, Some(0o100_644));
