@@ -24,8 +24,9 @@ pub struct AliasIndex<'a> {
     count: usize,
 }
 
+/// The bus of a name; plain names (`fs-erofs`) have none.
 fn bus_of(text: &str) -> &str {
-    text.split_once(':').map_or(text, |(bus, _)| bus)
+    text.split_once(':').map_or("", |(bus, _)| bus)
 }
 
 impl<'a> AliasIndex<'a> {
@@ -46,7 +47,7 @@ impl<'a> AliasIndex<'a> {
                 module,
             };
             let bus = bus_of(whole);
-            if bus.len() > literal.len() {
+            if whole.find(':').unwrap_or(whole.len()) > literal.len() {
                 index.anywhere.push(pattern);
             } else {
                 index.buses.entry(bus).or_default().push(pattern);
