@@ -67,6 +67,15 @@ impl Artifacts {
         })
     }
 
+    /// The folder the image was built in, with the lock file: the one above `out/`.
+    #[must_use]
+    pub fn lock_folder(&self) -> &Path {
+        self.iso
+            .parent()
+            .and_then(Path::parent)
+            .unwrap_or(Path::new("/"))
+    }
+
     /// The line the booted system prints when all is up. It holds the build id, so a stale image cannot pass.
     #[must_use]
     pub fn ready_mark(&self, hypervisor: &str, up: u32, all: u32) -> String {

@@ -24,6 +24,7 @@ pub struct Build {
     dir: PathBuf,
     out: PathBuf,
     cache: PathBuf,
+    program: Option<PathBuf>,
     umask: u32,
     user: Option<String>,
     /// A shell line run as root in a mount namespace of its own before the program.
@@ -40,6 +41,7 @@ impl Build {
             dir: dir.to_owned(),
             out: dir.join("out"),
             cache: dir.join("cache"),
+            program: None,
             umask: 0o022,
             user: None,
             before: None,
@@ -52,6 +54,27 @@ impl Build {
     #[must_use]
     pub fn out(mut self, out: &Path) -> Self {
         self.out = out.to_owned();
+        self
+    }
+
+    /// The cache, if it is not the folder's own.
+    #[must_use]
+    pub fn cache(mut self, cache: &Path) -> Self {
+        self.cache = cache.to_owned();
+        self
+    }
+
+    /// The program, if it is not the one `GASTHAUS` names.
+    #[must_use]
+    pub fn program(mut self, program: &Path) -> Self {
+        self.program = Some(program.to_owned());
+        self
+    }
+
+    /// One more argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
+        self.args.push(arg.into());
         self
     }
 
@@ -88,8 +111,13 @@ impl Build {
     /// # Errors
     /// When `GASTHAUS` names no program or it cannot be started.
     pub fn start(&self) -> Result<Running, HarnessError> {
-        let program = env_path("GASTHAUS")?;
-        let mut script = format!("umask {:04o}; exec \"$@\"", self.umask);
+        let program = self
+            .program
+            .clone()
+            .map_or_else(|| env_path("GASTHAUS"), Ok)?;
+        // With something before it, the shell stays: it may have something to say afterwards.
+        let exec = if self.before.is_some() { "" } else { "exec " };
+        let mut script = format!("umask {:04o}; {exec}\"$@\"", self.umask);
         let mut command = if let Some(before) = &self.before {
             script = format!("{before}; {script}");
             let mut command = Command::new("unshare");
@@ -204,6 +232,23 @@ impl Running {
                 Err(RecvTimeoutError::Timeout) => return Err(self.timed_out(stage, limit)),
             }
         }
+    }
+
+    /// Lets it work on for `time`, or until it ends.
+    pub fn listen(&mut self, time: Duration) {
+        let deadline = Instant::now() + time;
+        while let Ok(line) = self
+            .lines
+            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+        {
+            self.said.push(line);
+        }
+    }
+
+    /// All it said so far.
+    #[must_use]
+    pub fn said(&self) -> String {
+        self.said.join("\n")
     }
 
     /// `kill -9`, of the one process a user would hit; what it started has to find out by itself.

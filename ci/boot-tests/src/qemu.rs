@@ -220,6 +220,8 @@ impl Qemu {
 
     fn media_args(&self) -> Vec<String> {
         let mut args = Vec::new();
+        // A kernel given directly comes as an option ROM of priority 0, which a medium must not take from it.
+        let first_priority = usize::from(self.kernel.is_some());
         for (index, (medium, file)) in self.media.iter().enumerate() {
             let (drive, device) = match medium {
                 Medium::Cd => ("media=cdrom,readonly=on", format!("ide-cd,bus=ide.{index}")),
@@ -232,7 +234,10 @@ impl Qemu {
                 "if=none,id=medium{index},format=raw,{drive},file={file}"
             ));
             args.push("-device".into());
-            args.push(format!("{device},drive=medium{index},bootindex={index}"));
+            args.push(format!(
+                "{device},drive=medium{index},bootindex={}",
+                first_priority + index
+            ));
         }
         args
     }

@@ -22,12 +22,11 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(60);
 /// How often a condition without a notification of its own is looked at.
 const POLL_PAUSE: Duration = Duration::from_millis(50);
 /// Nothing good comes after these: waiting on would only cost time.
-const FATAL: [&str; 5] = [
+const FATAL: [&str; 4] = [
     "Kernel panic - not syncing",
     "Panic on CPU",
     "grub rescue>",
     "You are in emergency mode",
-    "No bootable device",
 ];
 
 /// The folder and the two sockets a machine talks to us through.

@@ -1,0 +1,404 @@
+//! The demo image boots in QEMU: both firmwares, as a CD, a disk and a USB stick, and its guests come up by themselves.
+//!
+//! A boot takes a minute or two under QEMU's interpreter, so each one proves as many lines as it can. Serial logs and
+//! screenshots stay in `target/boot-tests/`.
+
+use std::{
+    io::{Read, Write},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    time::{Duration, Instant},
+};
+
+use boot_tests::{Boot, BootEnd, Firmware, Medium, Output, Qemu, Vm, artifacts::Artifacts};
+
+/// From power-on to the ready line. Twice what a loaded machine with two processors takes.
+const READY_LIMIT: Duration = Duration::from_secs(420);
+/// From power-on to the boot menu, with OVMF the slower firmware.
+const MENU_LIMIT: Duration = Duration::from_secs(120);
+/// A log-in or a command on the console.
+const COMMAND_LIMIT: Duration = Duration::from_secs(90);
+/// From `poweroff` to QEMU's end.
+const OFF_LIMIT: Duration = Duration::from_secs(30);
+/// The documented account of the demo image.
+const USER: &str = "gasthaus";
+const PASSWORD: &str = "gasthaus";
+
+fn artifacts() -> Artifacts {
+    Artifacts::from_env().unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The ready line of a boot on Xen with all guests up.
+fn xen_mark(artifacts: &Artifacts) -> String {
+    let all = guests(artifacts);
+    artifacts.ready_mark("xen", all, all)
+}
+
+fn guests(artifacts: &Artifacts) -> u32 {
+    let guests = artifacts.manifest["guests"].as_array().map_or(0, Vec::len);
+    assert!(
+        guests >= 2,
+        "the manifest lists {guests} guests, the demo has two"
+    );
+    u32::try_from(guests).unwrap()
+}
+
+/// Boots to `mark`, or fails with the end of the console.
+fn boot(name: &str, qemu: Qemu, mark: &str) -> Boot {
+    let boot = qemu
+        .run_until(mark, READY_LIMIT)
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
+    report(name, &boot);
+    assert_eq!(
+        boot.end,
+        BootEnd::MarkSeen,
+        "{name}: no `{mark}`:\n{}",
+        boot.tail(60)
+    );
+    boot
+}
+
+/// Past the test harness's capture: how long boots take is worth seeing when they pass, too.
+fn report(name: &str, boot: &Boot) {
+    let _ = writeln!(
+        std::io::stderr(),
+        "{name}: {:?} after {:.1} s",
+        boot.end,
+        boot.took.as_secs_f64()
+    );
+}
+
+fn boot_xen(name: &str, qemu: Qemu, artifacts: &Artifacts) -> Vm {
+    let boot = boot(name, qemu, &xen_mark(artifacts));
+    let order = ["Xen version", "Linux version", &xen_mark(artifacts)];
+    assert!(
+        boot.saw_in_order(&order),
+        "{name}: no Xen below dom0:\n{}",
+        boot.tail(60)
+    );
+    boot.vm
+}
+
+fn login(vm: &mut Vm) {
+    vm.login(USER, PASSWORD, COMMAND_LIMIT)
+        .unwrap_or_else(|error| panic!("{error}"));
+}
+
+fn run(vm: &mut Vm, command: &str) -> Output {
+    vm.run(command, COMMAND_LIMIT)
+        .unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Runs `command` and wants status 0.
+fn done(vm: &mut Vm, command: &str) -> String {
+    let output = run(vm, command);
+    assert_eq!(output.status, 0, "`{command}`: {}", output.text);
+    output.text
+}
+
+/// The user may use sudo, with the password; afterwards `sudo -n` works on this console.
+fn sudo(vm: &mut Vm) {
+    done(vm, &format!("echo {PASSWORD} | sudo -S -p '' true"));
+}
+
+fn assert_screen_shows(vm: &mut Vm, name: &str, mark: &str) {
+    let shot = vm.screenshot("ready").unwrap();
+    assert!(shot.painted_share() > 0.001, "{name}: the screen is empty");
+    let text = done(vm, "sudo -n cat /dev/vcs1; echo");
+    assert!(
+        text.contains(mark),
+        "{name}: the screen shows no ready line:\n{text}"
+    );
+}
+
+fn assert_root_is_writable(vm: &mut Vm) {
+    assert_eq!(done(vm, "findmnt -no FSTYPE /"), "overlay");
+    let written = done(
+        vm,
+        "sudo -n sh -c 'echo yes >/etc/written; rm /etc/issue; cat /etc/written'",
+    );
+    assert_eq!(written, "yes");
+    assert_eq!(
+        done(vm, "ls /etc/issue 2>/dev/null | wc -l"),
+        "0",
+        "a removed file came back"
+    );
+}
+
+fn assert_powers_off(vm: &mut Vm, name: &str) {
+    let began = Instant::now();
+    vm.console.type_text("sudo -n poweroff\r").unwrap();
+    let off = vm.wait_off(OFF_LIMIT).unwrap();
+    assert!(
+        off.is_some(),
+        "{name}: still on after {OFF_LIMIT:?}:\n{}",
+        vm.console.tail(40)
+    );
+    let _ = writeln!(
+        std::io::stderr(),
+        "{name}: off after {:.1} s",
+        began.elapsed().as_secs_f64()
+    );
+}
+
+/// Nobody answers as an SSH server behind `port` of the loopback address. QEMU itself accepts the connection and closes
+/// it when the machine refuses, so what counts is that no greeting comes.
+fn assert_no_ssh(port: u16) {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    let mut greeting = [0; 64];
+    let count = stream.read(&mut greeting).unwrap_or(0);
+    assert_eq!(
+        count,
+        0,
+        "port 22 says {:?}",
+        String::from_utf8_lossy(&greeting[..count])
+    );
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+#[test]
+#[ignore = "boots VMs: run ci/test boot"]
+fn bios_cd_boots_and_is_usable() {
+    let artifacts = artifacts();
+    let port = free_port();
+    let name = "bios-cd";
+    let qemu = Qemu::new(name, Firmware::Bios)
+        .medium(Medium::Cd, &artifacts.iso)
+        .nic("virtio-net-pci");
+    let mut vm = boot_xen(name, qemu.forward(port, 22), &artifacts);
+    login(&mut vm);
+    assert_eq!(done(&mut vm, "tty"), "/dev/hvc0");
+    assert_eq!(
+        run(&mut vm, "systemctl --failed --no-legend --plain").text,
+        "",
+        "failed units"
+    );
+    sudo(&mut vm);
+    assert_screen_shows(&mut vm, name, &xen_mark(&artifacts));
+    assert_root_is_writable(&mut vm);
+    assert_eq!(
+        done(&mut vm, "sudo -n passwd -S root | cut -d' ' -f2"),
+        "L",
+        "root is not locked"
+    );
+    // The network is there, so that a closed port means a closed port.
+    let addresses = done(&mut vm, "ip -4 -br address");
+    assert!(
+        addresses.contains("10.0.2.15"),
+        "no address from QEMU's DHCP server:\n{addresses}"
+    );
+    assert_eq!(
+        run(&mut vm, "ss -ltnH 'sport = :22'").text,
+        "",
+        "somebody listens on port 22"
+    );
+    assert_no_ssh(port);
+    assert_powers_off(&mut vm, name);
+}
+
+#[test]
+#[ignore = "boots VMs: run ci/test boot"]
+fn bios_disk_boots() {
+    let artifacts = artifacts();
+    let qemu = Qemu::new("bios-disk", Firmware::Bios).medium(Medium::Disk, &artifacts.iso);
+    boot_xen("bios-disk", qemu.nic("virtio-net-pci"), &artifacts)
+        .screenshot("ready")
+        .unwrap();
+}
+
+#[test]
+#[ignore = "boots VMs: run ci/test boot"]
+fn uefi_cd_boots() {
+    let artifacts = artifacts();
+    let qemu = Qemu::new("uefi-cd", Firmware::Uefi).medium(Medium::Cd, &artifacts.iso);
+    boot_xen("uefi-cd", qemu.nic("virtio-net-pci"), &artifacts)
+        .screenshot("ready")
+        .unwrap();
+}
+
+#[test]
+#[ignore = "boots VMs: run ci/test boot"]
+fn uefi_disk_boots_and_shows_it() {
+    let artifacts = artifacts();
+    let name = "uefi-disk";
+    let qemu = Qemu::new(name, Firmware::Uefi).medium(Medium::Disk, &artifacts.iso);
+    let mut vm = boot_xen(name, qemu.nic("virtio-net-pci"), &artifacts);
+    login(&mut vm);
+    sudo(&mut vm);
+    assert_screen_shows(&mut vm, name, &xen_mark(&artifacts));
+}
+
+#[test]
+#[ignore = "boots VMs: run ci/test boot"]
+fn one_gib_is_enough() {
+    let artifacts = artifacts();
+    let qemu = Qemu::new("one-gib", Firmware::Bios).medium(Medium::Cd, &artifacts.iso);
+    boot_xen(
+        "one-gib",
+        qemu.memory_mib(1024).nic("virtio-net-pci"),
+        &artifacts,
+    );
+}
+
+#[test]
+#[ignore = "boots VMs: run ci/test boot"]
+fn guests_start_without_any_network_card() {
+    let artifacts = artifacts();
+    let name = "no-nic";
+    let qemu = Qemu::new(name, Firmware::Uefi).medium(Medium::Usb, &artifacts.iso);
+    let boot = boot(name, qemu, &xen_mark(&artifacts));
+    assert!(
+        !boot.saw_in_order(&["A start job is running for", "network"]),
+        "the boot waits for a network"
+    );
+}
+
+#[test]
+#[ignore = "boots VMs: run ci/test boot"]
+fn two_network_cards_of_different_models_are_both_used() {
+    let artifacts = artifacts();
+    let name = "two-nics";
+    let qemu = Qemu::new(name, Firmware::Bios).medium(Medium::Usb, &artifacts.iso);
+    let mut vm = boot_xen(name, qemu.nic("e1000e").nic("virtio-net-pci"), &artifacts);
+    login(&mut vm);
+    let links = done(&mut vm, "ip -br link");
+    assert!(
+        !links.lines().any(|line| line.starts_with("eth")),
+        "kernel names left:\n{links}"
+    );
+    let cards = done(
+        &mut vm,
+        "cd /sys/class/net; for n in *; do d=$(readlink -f $n/device/driver) && echo $n ${d##*/} $(cat $n/operstate); done",
+    );
+    for driver in ["e1000e", "virtio_net"] {
+        let card = cards
+            .lines()
+            .find(|line| line.split(' ').nth(1) == Some(driver));
+        assert!(
+            card.is_some_and(|line| line.ends_with(" up")),
+            "{driver} is not up:\n{cards}\n{links}"
+        );
+    }
+}
+
+#[test]
+#[ignore = "boots VMs: run ci/test boot"]
+fn the_plain_entry_boots_without_xen() {
+    let artifacts = artifacts();
+    let name = "plain";
+    let qemu = Qemu::new(name, Firmware::Bios)
+        .medium(Medium::Cd, &artifacts.iso)
+        .nic("e1000e");
+    let boot = qemu.run_until("Plain live system", MENU_LIMIT).unwrap();
+    assert_eq!(
+        boot.end,
+        BootEnd::MarkSeen,
+        "no menu on the serial console:\n{}",
+        boot.tail(40)
+    );
+    let mut vm = boot.vm;
+    vm.screenshot("menu").unwrap();
+    // The key the menu gives this entry.
+    vm.qmp.send_key(&["p"]).unwrap();
+    let mark = artifacts.ready_mark("none", 0, guests(&artifacts));
+    let end = vm.wait_for(&mark, 0, READY_LIMIT);
+    assert_eq!(
+        end,
+        BootEnd::MarkSeen,
+        "no `{mark}`:\n{}",
+        vm.console.tail(60)
+    );
+    assert!(
+        !vm.console.text().contains("Xen version"),
+        "Xen was started"
+    );
+    login(&mut vm);
+    sudo(&mut vm);
+    assert_root_is_writable(&mut vm);
+}
+
+#[test]
+#[ignore = "boots VMs: run ci/test boot"]
+fn an_iso_file_on_a_fat_stick_boots() {
+    let artifacts = artifacts();
+    let name = "iso-file";
+    let dir = tempfile::tempdir().unwrap();
+    let stick = dir.path().join("stick.img");
+    artifacts.disk_with_iso(&stick, "demo.iso").unwrap();
+    let kernel = artifacts.extract("/boot/vmlinuz", dir.path()).unwrap();
+    let initrd = artifacts.extract("/boot/initrd.zst", dir.path()).unwrap();
+    // As a boot loader that starts ISO files from a stick does it: its own menu, our kernel, the file named.
+    let command_line = format!(
+        "gasthaus.build={} gasthaus.iso=/isos/demo.iso console=tty0 console=ttyS0,115200",
+        artifacts.build_id
+    );
+    let qemu = Qemu::new(name, Firmware::Bios)
+        .medium(Medium::Usb, &stick)
+        .kernel(&kernel, &initrd, &command_line);
+    boot(
+        name,
+        qemu,
+        &artifacts.ready_mark("none", 0, guests(&artifacts)),
+    );
+}
+
+#[test]
+#[ignore = "boots VMs: run ci/test boot"]
+fn a_damaged_medium_says_so_and_offers_a_shell() {
+    let artifacts = artifacts();
+    let name = "damaged";
+    let dir = tempfile::tempdir().unwrap();
+    let iso = dir.path().join("damaged.iso");
+    artifacts
+        .damaged_copy(
+            &format!("/gasthaus/{}/base.erofs", artifacts.build_id),
+            &iso,
+        )
+        .unwrap();
+    let qemu = Qemu::new(name, Firmware::Bios)
+        .medium(Medium::Cd, &iso)
+        .memory_mib(1024);
+    let mut boot = boot(name, qemu, "Gasthaus could not start");
+    // Which file of which medium, what to do about it, and what keys there are. The screen breaks lines: short marks.
+    for mark in [
+        "damaged",
+        "base.erofs",
+        "hint: write or burn",
+        "s rescue shell",
+    ] {
+        let end = boot.vm.wait_for(mark, 0, COMMAND_LIMIT);
+        assert_eq!(
+            end,
+            BootEnd::MarkSeen,
+            "the failure screen says no `{mark}`:\n{}",
+            boot.tail(60)
+        );
+    }
+    let shot = boot.vm.screenshot("failure").unwrap();
+    assert!(shot.painted_share() > 0.001, "the screen is empty");
+    boot.vm.console.type_text("s").unwrap();
+    let end = boot.vm.wait_for("/ #", 0, COMMAND_LIMIT);
+    assert_eq!(
+        end,
+        BootEnd::MarkSeen,
+        "`s` brings no shell:\n{}",
+        boot.tail(60)
+    );
+    boot.vm.console.type_text("echo sum$((40 + 2))\r").unwrap();
+    let end = boot.vm.wait_for("sum42", 0, COMMAND_LIMIT);
+    assert_eq!(
+        end,
+        BootEnd::MarkSeen,
+        "the shell does not answer:\n{}",
+        boot.tail(60)
+    );
+}
