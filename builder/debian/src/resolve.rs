@@ -37,6 +37,8 @@ pub struct PackageSet {
     pub install: Vec<String>,
     /// Packages that must not be there.
     pub exclude: Vec<String>,
+    /// Names that the caller stands for, see [`Wish::provided`].
+    pub provided: Vec<String>,
     /// Also what is recommended, where possible.
     pub recommends: bool,
     /// Also every essential package: wanted for a system, not for a heap of tools.
@@ -108,7 +110,11 @@ impl Request {
                 "set {} recommends={} essential={}",
                 set.name, set.recommends, set.essential
             ));
-            for (sign, names) in [('+', &set.install), ('-', &set.exclude)] {
+            for (sign, names) in [
+                ('+', &set.install),
+                ('-', &set.exclude),
+                ('=', &set.provided),
+            ] {
                 let mut names: Vec<&String> = names.iter().collect();
                 names.sort();
                 names.dedup();
@@ -334,6 +340,7 @@ pub fn resolve(
         let wish = Wish {
             install: set.install.clone(),
             exclude: set.exclude.clone(),
+            provided: set.provided.clone(),
             recommends: set.recommends,
             essential: set.essential,
         };

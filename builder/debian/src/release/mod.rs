@@ -181,6 +181,3 @@ fn parse_file_line(line: &str) -> Option<(&str, FileDigest)> {
 fn head(text: &str) -> String {
     text.chars().take(120).collect()
 }
-
-#[cfg(test)]
-mod tests;

@@ -97,11 +97,12 @@ fn what_is_there(meaning: &str, provider: &Provider<'_, '_>) -> String {
         .step_by(2)
         .map(|r| r.split([' ', ':']).next().unwrap_or_default());
     let there = names.map(|name| {
-        let versions: Vec<&str> = provider
+        let versions: Vec<String> = provider
             .universe
             .named(name)
             .iter()
-            .map(|at| provider.universe.package(*at).version)
+            .map(|at| provider.universe.package(*at))
+            .map(|p| format!("{} ({})", p.version, p.architecture))
             .collect();
         match versions.as_slice() {
             [] => format!("no package is called `{name}` or provides it in such a version"),

@@ -18,7 +18,7 @@ use provider::Provider;
 pub use universe::{Chosen, Universe};
 
 /// Rounds of adding recommended packages, each of which may recommend more.
-const MAX_RECOMMENDS_ROUNDS: usize = 24;
+const MAX_RECOMMENDS_ROUNDS: usize = 64;
 
 /// What to install.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +27,8 @@ pub struct Wish {
     pub install: Vec<String>,
     /// Names of packages that must not be there.
     pub exclude: Vec<String>,
+    /// Names, virtual ones too, that something else will stand for: a dependency that one of them meets needs nothing more.
+    pub provided: Vec<String>,
     /// Also what the chosen packages recommend, where it can be installed.
     pub recommends: bool,
     /// Also every package marked essential, less those excluded.
@@ -72,7 +74,7 @@ fn indented(reasons: &[String]) -> String {
 pub fn solve<'t>(universe: &Universe<'t>, wish: &Wish) -> Result<Vec<Chosen<'t>>, SolveError> {
     let roots = roots_of(universe, wish)?;
     let excluded: BTreeSet<&str> = wish.exclude.iter().map(String::as_str).collect();
-    let provider = Provider::new(universe, &excluded, &roots);
+    let provider = Provider::new(universe, &excluded, &wish.provided, &roots);
     let mut solver = Solver::new(provider);
     let mut soft: Vec<SolvableId> = Vec::new();
     let mut picked = run(&mut solver, &soft)?;
@@ -147,7 +149,8 @@ fn run(
     }
 }
 
-/// The best candidate of every recommendation that `picked` does not meet yet and that was not tried before.
+/// The best candidate of every recommendation that `picked` does not meet yet and that was not tried before. Those that
+/// leave a choice wait until no other is left: what the others bring may meet them.
 fn recommended(
     universe: &Universe<'_>,
     excluded: &BTreeSet<&str>,
@@ -155,22 +158,29 @@ fn recommended(
     tried: &[SolvableId],
 ) -> Vec<SolvableId> {
     let tried: BTreeSet<u32> = tried.iter().map(|id| id.to_index() as u32).collect();
-    let mut more = BTreeSet::new();
+    let (mut plain, mut with_choice) = (BTreeSet::new(), BTreeSet::new());
     for at in picked {
         for group in relation::parse(universe.package(*at).recommends).unwrap_or_default() {
             let candidates = universe.candidates(&group);
-            if !candidates
+            if candidates
                 .iter()
                 .any(|c| picked.contains(c) || tried.contains(c))
             {
-                more.extend(
-                    candidates
-                        .into_iter()
-                        .find(|c| !excluded.contains(universe.package(*c).name)),
-                );
+                continue;
             }
+            let best = candidates
+                .iter()
+                .copied()
+                .find(|c| !excluded.contains(universe.package(*c).name));
+            let into = if candidates.len() == 1 {
+                &mut plain
+            } else {
+                &mut with_choice
+            };
+            into.extend(best);
         }
     }
+    let more = if plain.is_empty() { with_choice } else { plain };
     more.into_iter()
         .map(|at| SolvableId::from_index(at as usize))
         .collect()

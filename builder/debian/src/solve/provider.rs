@@ -22,6 +22,7 @@ use crate::relation::{self, BadRelation, Relation};
 pub(super) struct Provider<'u, 't> {
     pub(super) universe: &'u Universe<'t>,
     excluded: &'u BTreeSet<&'u str>,
+    provided: &'u [String],
     roots: &'u [Root],
     tables: RefCell<Tables>,
 }
@@ -49,11 +50,13 @@ impl<'u, 't> Provider<'u, 't> {
     pub(super) fn new(
         universe: &'u Universe<'t>,
         excluded: &'u BTreeSet<&'u str>,
+        provided: &'u [String],
         roots: &'u [Root],
     ) -> Self {
         Self {
             universe,
             excluded,
+            provided,
             roots,
             tables: RefCell::default(),
         }
@@ -182,6 +185,12 @@ impl<'u, 't> Provider<'u, 't> {
         let mut known = KnownDependencies::default();
         for field in [package.pre_depends, package.depends] {
             for group in relation::parse(field)? {
+                if group
+                    .iter()
+                    .any(|relation| self.provided.iter().any(|name| name == relation.name))
+                {
+                    continue;
+                }
                 known.requirements.push(self.requirement(&group).into());
             }
         }
