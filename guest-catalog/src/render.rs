@@ -113,11 +113,11 @@ pub fn render_xl(guest: &Guest, placement: &Placement, mode: Mode) -> Result<Str
         ));
     }
     line!("disk = [ {} ]", disks.join(", "));
-    // A guest that shuts down stays down, one that reboots comes back; a crashed one is started again, with a limit,
-    // by `guests up`, which also remembers why.
+    // A guest that shuts down stays down, one that reboots comes back. A crashed one is kept to be seen: `guests up`
+    // starts it again, with a limit.
     line!("on_poweroff = \"destroy\"");
     line!("on_reboot = \"restart\"");
-    line!("on_crash = \"destroy\"");
+    line!("on_crash = \"preserve\"");
     Ok(out)
 }
 

@@ -1,0 +1,247 @@
+//! Process 1 of the `tiny` guest: file systems, modules, network, page, and the end.
+//!
+//! The main thread only waits for signals (children to reap, requests to end); the work is done in a second one. An
+//! obstacle is told on the console and waited out, since a guest without anything but this program has no other help.
+use crate::dhcp::{Client, DhcpError, Lease, Wire};
+use crate::link::{self, Link};
+use crate::power::{self, End};
+use crate::{HTTP_PORT, facts, http, modules};
+use rustix::mount::{MountFlags, mount};
+use rustix::process::{Pid, WaitOptions, waitpid};
+use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
+use std::fs::OpenOptions;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Where this program is in the initramfs.
+const SELF: &str = "/init";
+/// First and longest wait for a DHCP answer.
+const PATIENCE_FIRST: Duration = Duration::from_millis(500);
+const PATIENCE_MAX: Duration = Duration::from_secs(16);
+/// How often a missing network card is looked for, and how often it is told.
+const CARD_POLL: Duration = Duration::from_millis(100);
+const CARD_TELL: Duration = Duration::from_secs(30);
+/// Shortest pause between two attempts to renew a lease (RFC 2131 §4.4.5).
+const RENEW_PAUSE_MIN: Duration = Duration::from_secs(60);
+
+/// Runs the guest; returns only when it cannot even wait for signals, or the kernel refuses to end.
+pub fn run() -> ExitCode {
+    mount_all();
+    open_console();
+    prepare_end();
+    let mut signals = match signal_hook::iterator::Signals::new([SIGCHLD, SIGINT, SIGTERM]) {
+        Ok(signals) => signals,
+        Err(error) => {
+            eprintln!("cannot wait for signals: {error}");
+            return power::finish(End::PowerOff);
+        }
+    };
+    let worker = thread::Builder::new().name("work".into()).spawn(work);
+    if let Err(error) = worker {
+        eprintln!("cannot start a thread: {error}");
+        return power::finish(End::PowerOff);
+    }
+    for signal in signals.forever() {
+        match signal {
+            SIGINT => drop(power::finish(End::Reboot)),
+            SIGTERM => drop(power::finish(End::PowerOff)),
+            _ => reap(),
+        }
+    }
+    power::finish(End::PowerOff)
+}
+
+fn mount_all() {
+    let flags = MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::NODEV;
+    for (kind, target, flags) in [
+        ("proc", "/proc", flags),
+        ("sysfs", "/sys", flags),
+        ("devtmpfs", "/dev", MountFlags::NOSUID | MountFlags::NOEXEC),
+    ] {
+        let made = std::fs::create_dir_all(target)
+            .and_then(|()| Ok(mount(kind, target, kind, flags, None)?));
+        if let Err(error) = made {
+            // Before the console is open this may be seen by nobody, but nothing better can be done.
+            eprintln!("cannot mount {kind} on {target}: {error}");
+        }
+    }
+}
+
+/// The kernel could open `/dev/console` for us only if the initramfs holds that node; ours need not.
+fn open_console() {
+    if let Ok(console) = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/console")
+    {
+        let duplicated = [
+            rustix::stdio::dup2_stdin(&console),
+            rustix::stdio::dup2_stdout(&console),
+            rustix::stdio::dup2_stderr(&console),
+        ];
+        if let Some(error) = duplicated.into_iter().find_map(Result::err) {
+            eprintln!("cannot use the console: {error}");
+        }
+    }
+}
+
+/// Tells the kernel which program ends the guest, and lets Ctrl-Alt-Del come as a signal.
+fn prepare_end() {
+    if let Err(error) = std::fs::write("/proc/sys/kernel/poweroff_cmd", format!("{SELF} poweroff"))
+    {
+        eprintln!("cannot set the power-off program: {error}");
+    }
+    let linked = std::fs::create_dir_all("/sbin").and_then(|()| {
+        ["/sbin/poweroff", "/sbin/reboot"]
+            .iter()
+            .try_for_each(|name| match std::os::unix::fs::symlink(SELF, name) {
+                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+                _ => Ok(()),
+            })
+    });
+    if let Err(error) = linked {
+        eprintln!("cannot link /sbin/poweroff and /sbin/reboot: {error}");
+    }
+    if let Err(error) = rustix::system::reboot(rustix::system::RebootCommand::CadOff) {
+        eprintln!("cannot take Ctrl-Alt-Del: {error}");
+    }
+}
+
+fn reap() {
+    // No child, or none that has ended: done.
+    while let Ok(Some(_)) = waitpid(None::<Pid>, WaitOptions::NOHANG) {}
+}
+
+fn work() {
+    let name = facts::word_of_command_line("gasthaus.guest").unwrap_or_else(|| "tiny".to_owned());
+    if let Err(error) = rustix::system::sethostname(name.as_bytes()) {
+        eprintln!("{name}: cannot set the host name: {error}");
+    }
+    for message in modules::load_listed() {
+        eprintln!("{name}: {message}");
+    }
+    if let Err(error) = link::bring_up_loopback() {
+        eprintln!("{name}: cannot bring up the loopback interface: {error}");
+    }
+    let host = Arc::new(facts::Host::read());
+    let server_name = name.clone();
+    let server = thread::Builder::new().name("page".into()).spawn(move || {
+        let Err(error) = http::serve(HTTP_PORT, host);
+        eprintln!("{server_name}: {error}");
+    });
+    if let Err(error) = server {
+        eprintln!("{name}: cannot start the page: {error}");
+    }
+    network(&name);
+}
+
+/// Keeps the guest on the network, for ever.
+fn network(name: &str) -> ! {
+    let mut told = false;
+    loop {
+        let card = wait_for_card(name);
+        if let Err(error) = on_card(name, &card, &mut told) {
+            eprintln!("{name}: {}: {error}", card.name);
+            thread::sleep(Duration::from_secs(1));
+        }
+    }
+}
+
+fn wait_for_card(name: &str) -> Link {
+    let started = Instant::now();
+    let mut next_tell = CARD_TELL / 6;
+    loop {
+        if let Some(card) = link::first_card() {
+            return card;
+        }
+        if started.elapsed() >= next_tell {
+            println!(
+                "{name}: no network card for {} s; still looking for one",
+                started.elapsed().as_secs()
+            );
+            next_tell = started.elapsed() + CARD_TELL;
+        }
+        thread::sleep(CARD_POLL);
+    }
+}
+
+/// Gets a lease and keeps it; comes back when it is lost.
+fn on_card(name: &str, card: &Link, told: &mut bool) -> Result<(), DhcpError> {
+    link::bring_up(card.index)?;
+    let wire = Wire::on_interface(&card.name)?;
+    let client = Client {
+        mac: card.mac,
+        host_name: name.to_owned(),
+    };
+    let mut patience = PATIENCE_FIRST;
+    let lease = loop {
+        match client.obtain(&wire, patience) {
+            Ok(lease) => break lease,
+            Err(DhcpError::Silence { waited }) => {
+                patience = (patience * 2).min(PATIENCE_MAX);
+                if waited >= PATIENCE_MAX / 4 {
+                    println!(
+                        "{name}: {}: no DHCP server answers; asking again",
+                        card.name
+                    );
+                }
+            }
+            Err(error) => {
+                println!("{name}: {}: {error}; asking again", card.name);
+                thread::sleep(patience);
+                patience = (patience * 2).min(PATIENCE_MAX);
+            }
+        }
+    };
+    link::add_address(card.index, lease.address, lease.prefix_len)?;
+    if let Some(router) = lease.router {
+        link::set_default_route(card.index, router)?;
+    }
+    let word = if *told { "address" } else { "ready address" };
+    *told = true;
+    // One write, so that kernel messages cannot cut the line.
+    let line = format!(
+        "{name}: {word}={} seconds={}\n",
+        lease.address,
+        facts::uptime().as_secs()
+    );
+    print!("{line}");
+    let end = keep(&client, &wire, lease);
+    println!("{name}: {}: {end}", card.name);
+    link::remove_address(card.index, lease.address, lease.prefix_len)?;
+    Ok(())
+}
+
+/// Renews `lease` as long as that works; returns why it ended.
+fn keep(client: &Client, wire: &Wire, lease: Lease) -> String {
+    let mut lease = lease;
+    loop {
+        let started = Instant::now();
+        thread::sleep(lease.renew_after);
+        lease = loop {
+            let age = started.elapsed();
+            if age >= lease.expires_after {
+                return format!("the lease of {} has run out", lease.address);
+            }
+            let anyone = age >= lease.rebind_after;
+            match client.renew(wire, &lease, anyone, PATIENCE_MAX / 2) {
+                Ok(renewed) if renewed.address == lease.address => break renewed,
+                Ok(renewed) => return format!("the address changes to {}", renewed.address),
+                Err(DhcpError::Refused { .. }) => {
+                    return format!("the server wants {} back", lease.address);
+                }
+                Err(_) => {
+                    let next = if anyone {
+                        lease.expires_after
+                    } else {
+                        lease.rebind_after
+                    };
+                    let left = next.saturating_sub(started.elapsed());
+                    thread::sleep((left / 2).max(RENEW_PAUSE_MIN).min(left));
+                }
+            }
+        };
+    }
+}

@@ -1,0 +1,295 @@
+//! The commands for people: list, start, stop, console, config, down.
+use crate::error::Failure;
+use crate::house::{House, Hypervisor};
+use crate::program::XL;
+use crate::start::{self, Starter};
+use crate::state::{Record, State};
+use crate::xl::{Domain, Toolstack, Xl};
+use guest_catalog::{Entry, Mode};
+use serde::Serialize;
+use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
+use std::time::Duration;
+
+/// How long `stop` asks before it switches off.
+const STOP_PATIENCE: Duration = Duration::from_secs(60);
+/// The same for `down`: the machine is going down, and nothing of a guest survives that anyway.
+const DOWN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// One line of the list.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Row {
+    name: String,
+    description: String,
+    state: &'static str,
+    mode: Option<Mode>,
+    address: Option<std::net::Ipv4Addr>,
+    mac: String,
+    memory_mib: u32,
+    vcpus: u32,
+    autostart: bool,
+    restarts: u32,
+    domain_id: Option<u32>,
+    reason: Option<String>,
+}
+
+/// Shows all guests.
+pub fn list(house: &House, json: bool) -> Result<(), Failure> {
+    let catalogue = house.catalogue()?;
+    let domains = match house.hypervisor() {
+        Hypervisor::Xen => Xl.domains()?,
+        Hypervisor::None => Vec::new(),
+    };
+    let rows: Vec<Row> = catalogue
+        .entries()
+        .iter()
+        .map(|entry| row(house, entry, &domains))
+        .collect();
+    if json {
+        // A list of strings and numbers always serialises.
+        return print(&format!(
+            "{}\n",
+            serde_json::to_string_pretty(&rows).unwrap_or_default()
+        ));
+    }
+    print(&table(&rows))
+}
+
+fn row(house: &House, entry: &Entry, domains: &[Domain]) -> Row {
+    let guest = &entry.guest;
+    let record = Record::load(house, &guest.name);
+    let domain = domains
+        .iter()
+        .find(|domain| domain.name == guest.name.as_str());
+    let state = match (domain, record.state) {
+        (Some(domain), _) if domain.dead => "crashed",
+        (Some(_), State::Stopped) => "running",
+        (Some(_), state) => state.as_str(),
+        (None, State::Failed) => "failed",
+        (None, State::Starting) => "starting",
+        (None, _) => "stopped",
+    };
+    Row {
+        name: guest.name.to_string(),
+        description: guest.description.clone(),
+        state,
+        mode: record.mode.filter(|_| domain.is_some()),
+        address: entry.address,
+        mac: entry.mac.to_string(),
+        memory_mib: guest.memory_mib,
+        vcpus: guest.vcpus,
+        autostart: guest.autostart,
+        restarts: record.restarts,
+        domain_id: domain.map(|domain| domain.id),
+        reason: record.reason,
+    }
+}
+
+fn table(rows: &[Row]) -> String {
+    let heading = ["NAME", "STATE", "MODE", "ADDRESS", "MEMORY", "DESCRIPTION"].map(str::to_owned);
+    let mut lines = vec![heading];
+    for row in rows {
+        lines.push([
+            row.name.clone(),
+            row.state.to_owned(),
+            row.mode.map_or("-", Mode::as_str).to_owned(),
+            row.address
+                .map_or("-".to_owned(), |address| address.to_string()),
+            format!("{} MiB", row.memory_mib),
+            row.description.clone(),
+        ]);
+    }
+    let width = |column: usize| {
+        lines
+            .iter()
+            .map(|line| line[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..5).map(width).collect();
+    let mut out = String::new();
+    for line in &lines {
+        for (cell, width) in line.iter().zip(&widths) {
+            out.push_str(&format!("{cell:<width$}  "));
+        }
+        out.push_str(&line[5]);
+        out.push('\n');
+    }
+    for row in rows {
+        if let Some(reason) = &row.reason {
+            out.push_str(&format!("{}: {reason}\n", row.name));
+        }
+    }
+    out
+}
+
+/// Starts one guest and waits for it.
+pub fn start(house: &House, name: &str) -> Result<(), Failure> {
+    let catalogue = house.catalogue()?;
+    let entry = catalogue.find(name)?;
+    need_hypervisor(house)?;
+    // Started by hand: old deaths are forgiven.
+    let mut record = Record::load(house, &entry.guest.name);
+    if record.restarts != 0 && record.state != State::Up {
+        record.restarts = 0;
+        record.enter(house, &entry.guest.name, State::Stopped, None)?;
+    }
+    let mode = Starter::new(house, &Xl).start(entry, &|| {})?;
+    let address = entry
+        .address
+        .map(|address| format!(" at {address}"))
+        .unwrap_or_default();
+    print(&format!("guest `{name}` is up in mode {mode}{address}\n"))
+}
+
+/// Stops one guest.
+pub fn stop(house: &House, name: &str, now: bool) -> Result<(), Failure> {
+    let catalogue = house.catalogue()?;
+    let entry = catalogue.find(name)?;
+    need_hypervisor(house)?;
+    start::stop(
+        house,
+        &Xl,
+        entry,
+        if now { Duration::ZERO } else { STOP_PATIENCE },
+    )?;
+    print(&format!("guest `{name}` is stopped\n"))
+}
+
+/// Stops all guests, at the same time.
+pub fn down(house: &House) -> Result<(), Failure> {
+    if house.hypervisor() == Hypervisor::None {
+        return Ok(());
+    }
+    let catalogue = house.catalogue()?;
+    let stop = |entry| start::stop(house, &Xl, entry, DOWN_PATIENCE);
+    std::thread::scope(|scope| {
+        let stops: Vec<_> = catalogue
+            .entries()
+            .iter()
+            .map(|entry| scope.spawn(move || stop(entry)))
+            .collect();
+        // A panic in a stop is a bug of ours; the others are waited for all the same.
+        stops
+            .into_iter()
+            .filter_map(|stop| stop.join().ok())
+            .fold(Ok(()), Result::and)
+    })
+}
+
+/// Becomes `xl console`.
+pub fn console(house: &House, name: &str) -> Result<(), Failure> {
+    let catalogue = house.catalogue()?;
+    let entry = catalogue.find(name)?;
+    need_hypervisor(house)?;
+    if Xl.domain(name)?.is_none() {
+        return Err(Failure::NotRunning {
+            guest: name.to_owned(),
+        });
+    }
+    let source = std::process::Command::new(XL)
+        .args(["console", entry.guest.name.as_str()])
+        .exec();
+    Err(Failure::ProgramStart {
+        program: XL,
+        purpose: format!("show the console of `{name}`"),
+        source,
+    })
+}
+
+/// Shows the `xl` configuration.
+pub fn config(house: &House, name: &str, mode: Option<&str>) -> Result<(), Failure> {
+    let catalogue = house.catalogue()?;
+    let entry = catalogue.find(name)?;
+    let allowed = &entry.guest.modes;
+    let mode = match mode {
+        None => allowed[0],
+        Some(word) => *allowed
+            .iter()
+            .find(|mode| mode.as_str() == word)
+            .ok_or_else(|| Failure::Mode {
+                guest: name.to_owned(),
+                found: word.chars().filter(|c| !c.is_control()).take(60).collect(),
+                allowed: allowed.clone(),
+            })?,
+    };
+    print(&house.config(entry, mode)?)
+}
+
+fn need_hypervisor(house: &House) -> Result<(), Failure> {
+    if house.hypervisor() == Hypervisor::None {
+        Err(Failure::NoHypervisor)
+    } else {
+        Ok(())
+    }
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .map_err(Failure::Output)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::house;
+
+    #[test]
+    fn list_shows_domains_and_records() {
+        let (_dir, house, catalogue) = house(&[("dead", 1), ("down", 2), ("up", 3)]);
+        let entries = catalogue.entries();
+        let mut record = Record {
+            mode: Some(Mode::Pv),
+            ..Record::default()
+        };
+        record
+            .enter(&house, &entries[2].guest.name, State::Up, None)
+            .unwrap();
+        record
+            .enter(
+                &house,
+                &entries[1].guest.name,
+                State::Failed,
+                Some("no memory".into()),
+            )
+            .unwrap();
+        let domain = |name: &str, dead| Domain {
+            name: name.into(),
+            id: 3,
+            memory_mib: 128,
+            dead,
+        };
+        let domains = [domain("up", false), domain("dead", true)];
+        let rows: Vec<Row> = entries
+            .iter()
+            .map(|entry| row(&house, entry, &domains))
+            .collect();
+        assert_eq!(
+            table(&rows),
+            "NAME  STATE    MODE  ADDRESS        MEMORY   DESCRIPTION\n\
+             dead  crashed  -     192.168.77.10  128 MiB  x\n\
+             down  failed   -     192.168.77.11  128 MiB  x\n\
+             up    up       pv    192.168.77.12  128 MiB  x\n\
+             down: no memory\n"
+        );
+        assert!(
+            serde_json::to_string(&rows)
+                .unwrap()
+                .contains("\"domain-id\":3")
+        );
+    }
+
+    #[test]
+    fn without_a_hypervisor_it_says_so() {
+        let (_dir, house, _) = house(&[("tiny", 1)]);
+        assert!(matches!(start(&house, "tiny"), Err(Failure::NoHypervisor)));
+        assert!(matches!(start(&house, "tyni"), Err(Failure::Guest(_))));
+        assert!(matches!(
+            config(&house, "tiny", Some("hvm")),
+            Err(Failure::Mode { .. })
+        ));
+        down(&house).unwrap();
+    }
+}

@@ -1,0 +1,69 @@
+//! Saying something on every console of the machine: screen, serial line, Xen's console.
+use crate::house::House;
+use rustix::fs::OFlags;
+use std::collections::BTreeSet;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+
+/// Writes `line` to standard output (the journal) and to all consoles. A console that is not there, or takes nothing,
+/// is passed over: another one will do, and there is nobody else to tell.
+pub fn say(house: &House, line: &str) {
+    println!("{line}");
+    let flags = (OFlags::NOCTTY | OFlags::NONBLOCK).bits() as i32;
+    for name in names(&house.read("sys/class/tty/console/active")) {
+        let path = house.root().join("dev").join(&name);
+        if let Ok(mut console) = OpenOptions::new()
+            .write(true)
+            .custom_flags(flags)
+            .open(path)
+        {
+            // One write: lines of others cannot come in between.
+            let _ = console.write_all(format!("\n{line}\n").as_bytes());
+        }
+    }
+}
+
+/// Names in `/dev`: the kernel's active consoles, the screen, Xen's console. `/dev/console` is one of the active ones
+/// under another name, and is used only when the kernel names none.
+fn names(active: &str) -> BTreeSet<String> {
+    let mut names: BTreeSet<String> = active
+        .split_whitespace()
+        .filter(|name| name.bytes().all(|b| b.is_ascii_alphanumeric()))
+        // tty0 is the screen in front, which is tty1 until somebody switches.
+        .map(|name| {
+            if name == "tty0" {
+                "tty1".to_owned()
+            } else {
+                name.to_owned()
+            }
+        })
+        .collect();
+    if names.is_empty() {
+        names.insert("console".to_owned());
+    }
+    names.extend(["hvc0".to_owned(), "tty1".to_owned()]);
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_console_once() {
+        let list = |active: &str| names(active).into_iter().collect::<Vec<_>>().join(" ");
+        assert_eq!(list("tty0 hvc0\n"), "hvc0 tty1");
+        assert_eq!(list("tty0 ttyS0"), "hvc0 tty1 ttyS0");
+        assert_eq!(list(""), "console hvc0 tty1");
+        assert_eq!(list("../x ttyS1"), "hvc0 tty1 ttyS1");
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("dev")).unwrap();
+        std::fs::write(dir.path().join("dev/hvc0"), "").unwrap();
+        say(&House::at(dir.path()), "hello");
+        assert_eq!(
+            std::fs::read_to_string(dir.path().join("dev/hvc0")).unwrap(),
+            "\nhello\n"
+        );
+    }
+}

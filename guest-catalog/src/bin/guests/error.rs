@@ -1,0 +1,118 @@
+//! What can go wrong in `guests`, with advice where there is some.
+use guest_catalog::{GuestError, Mode};
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Why a command of `guests` did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    #[error("this machine runs no hypervisor that could run guests")]
+    NoHypervisor,
+    #[error("cannot start `{program}` to {purpose}")]
+    ProgramStart {
+        program: &'static str,
+        purpose: String,
+        source: io::Error,
+    },
+    #[error("`{program}` was to {purpose}, but did not end within {} s", limit.as_secs())]
+    ProgramTimeout {
+        program: &'static str,
+        purpose: String,
+        limit: Duration,
+    },
+    #[error("`{program}` was to {purpose}, but failed ({status}): {output}")]
+    ProgramFailed {
+        program: &'static str,
+        purpose: String,
+        status: std::process::ExitStatus,
+        output: String,
+    },
+    #[error("`{program}` was to {purpose}, but its answer is not understood: {detail}")]
+    ProgramAnswer {
+        program: &'static str,
+        purpose: String,
+        detail: String,
+    },
+    #[error("guest `{guest}` needs {needed_mib} MiB of memory, {free_mib} MiB are free")]
+    Memory {
+        guest: String,
+        needed_mib: u64,
+        free_mib: u64,
+    },
+    #[error("disk `{device}` of guest `{guest}` is in use already; two writers would destroy it")]
+    DiskInUse { guest: String, device: String },
+    #[error("cannot {attempt} `{}`", path.display())]
+    File {
+        attempt: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error("another `guests` command has been working on guest `{guest}` for {} s", waited.as_secs())]
+    Busy { guest: String, waited: Duration },
+    #[error("guest `{guest}` did not come up: {}", reasons.join("; "))]
+    NotUp { guest: String, reasons: Vec<String> },
+    #[error("guest `{guest}` is not running")]
+    NotRunning { guest: String },
+    #[error("`--mode` is `{found}`; guest `{guest}` allows {}", words(allowed))]
+    Mode {
+        guest: String,
+        found: String,
+        allowed: Vec<Mode>,
+    },
+    #[error("cannot write the answer")]
+    Output(#[source] io::Error),
+}
+
+impl Failure {
+    /// What the user can do next, or `None` where there is no honest advice.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Guest(error) => error.hint(),
+            Self::NoHypervisor => Some("choose the Xen entry in the boot menu".into()),
+            Self::ProgramStart { source, .. }
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                Some(AS_ROOT.into())
+            }
+            Self::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some(AS_ROOT.into())
+            }
+            Self::ProgramFailed { output, .. } if output.contains("ermission denied") => {
+                Some(AS_ROOT.into())
+            }
+            Self::Memory { .. } => Some("stop another guest, or lower `memory-mib`".into()),
+            Self::NotUp { guest, .. } => Some(format!(
+                "look at its console: `guests start {guest}`, then `guests console {guest}`"
+            )),
+            Self::NotRunning { guest } => Some(format!("`guests start {guest}` starts it")),
+            Self::DiskInUse { guest, .. } => Some(format!("`guests stop {guest}` frees it")),
+            _ => None,
+        }
+    }
+
+    /// The message with its causes in one line, for logs and reasons.
+    pub fn in_one_line(&self) -> String {
+        use std::error::Error as _;
+        let mut line = self.to_string();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            line = format!("{line}: {error}");
+            cause = error.source();
+        }
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+}
+
+const AS_ROOT: &str = "run it as root, e.g. with sudo";
+
+fn words(modes: &[Mode]) -> String {
+    modes
+        .iter()
+        .map(|mode| format!("`{mode}`"))
+        .collect::<Vec<_>>()
+        .join(", ")
+}

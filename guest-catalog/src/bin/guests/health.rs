@@ -1,0 +1,154 @@
+//! Whether a guest is up: its page is fetched, its console read.
+use crate::house::House;
+use guest_catalog::Entry;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A guest answers within milliseconds or is still booting.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+const FETCH_LIMIT: Duration = Duration::from_secs(5);
+/// Most of a page that is read to find the text in it.
+const BODY_MAX_BYTES: u64 = 256 * 1024;
+/// Most of a console log that is read.
+const LOG_MAX_BYTES: u64 = 1024 * 1024;
+
+/// What a look at a guest needs: where its console log ended before the start.
+#[derive(Debug, Clone, Default)]
+pub struct Since {
+    console_bytes: u64,
+}
+
+impl Since {
+    /// The mark of now, before a start.
+    pub fn now(house: &House, entry: &Entry) -> Self {
+        let console_bytes =
+            std::fs::metadata(console_log(house, entry)).map_or(0, |about| about.len());
+        Self { console_bytes }
+    }
+}
+
+/// One look at a guest; `Err` says what is not (yet) as it should be.
+pub fn look(house: &House, entry: &Entry, since: &Since) -> Result<(), String> {
+    if let Some(text) = &entry.guest.health.console {
+        let log = console_log(house, entry);
+        let mut said = Vec::new();
+        let read = std::fs::File::open(&log).and_then(|mut file| {
+            file.seek(SeekFrom::Start(since.console_bytes))?;
+            file.take(LOG_MAX_BYTES).read_to_end(&mut said)
+        });
+        read.map_err(|error| {
+            format!(
+                "its console log `{}` cannot be read: {error}",
+                log.display()
+            )
+        })?;
+        if !String::from_utf8_lossy(&said).contains(text.as_str()) {
+            return Err(format!("its console has not said `{text}`"));
+        }
+    }
+    if let (Some(http), Some(expected)) = (&entry.guest.health.http, entry.guest.expected_text()) {
+        let Some(address) = entry.address else {
+            return Err("it has no address".into());
+        };
+        fetch(
+            &format!("http://{address}:{}{}", http.port, http.path),
+            expected,
+        )?;
+    }
+    Ok(())
+}
+
+fn fetch(url: &str, expected: &str) -> Result<(), String> {
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .timeout_connect(Some(CONNECT_LIMIT))
+        .timeout_global(Some(FETCH_LIMIT))
+        .http_status_as_error(false)
+        .max_redirects(0)
+        // Guests are next door: no proxy of the environment has to do with them.
+        .proxy(None)
+        .build()
+        .into();
+    let mut answer = agent
+        .get(url)
+        .call()
+        .map_err(|error| format!("`{url}` cannot be fetched: {error}"))?;
+    if answer.status() != 200 {
+        return Err(format!("`{url}` answers {}; expected 200", answer.status()));
+    }
+    let mut body = Vec::new();
+    let read = answer
+        .body_mut()
+        .as_reader()
+        .take(BODY_MAX_BYTES)
+        .read_to_end(&mut body);
+    read.map_err(|error| format!("`{url}` breaks off: {error}"))?;
+    if String::from_utf8_lossy(&body).contains(expected) {
+        Ok(())
+    } else {
+        Err(format!(
+            "`{url}` answers, but without the text `{expected}`"
+        ))
+    }
+}
+
+/// Where xenconsoled writes what a guest says (XENCONSOLED_TRACE=guest).
+fn console_log(house: &House, entry: &Entry) -> PathBuf {
+    house.root().join(format!(
+        "var/log/xen/console/guest-{}.log",
+        entry.guest.name
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::net::TcpListener;
+
+    fn served(answer: &'static str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let mut line = String::new();
+            while reader.read_line(&mut line).unwrap() > 2 {
+                line.clear();
+            }
+            stream.write_all(answer.as_bytes()).unwrap();
+        });
+        url
+    }
+
+    #[test]
+    fn page_must_answer_200_and_name_the_guest() {
+        let ok = "HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n<h1>tiny<h1";
+        assert_eq!(fetch(&served(ok), "tiny"), Ok(()));
+        assert!(
+            fetch(&served(ok), "debian")
+                .unwrap_err()
+                .contains("without the text `debian`")
+        );
+        let moved =
+            "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 4\r\n\r\ntiny";
+        assert!(fetch(&served(moved), "tiny").unwrap_err().contains("302"));
+        assert!(
+            fetch(
+                &served("HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\ntiny"),
+                "tiny"
+            )
+            .is_err()
+        );
+        assert!(fetch(&served("nonsense\r\n\r\n"), "tiny").is_err());
+        let nobody = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        assert!(
+            fetch(&format!("http://{nobody}/"), "tiny")
+                .unwrap_err()
+                .contains("cannot be fetched")
+        );
+    }
+}

@@ -1,0 +1,189 @@
+//! The house: where its files are, what it runs on, and what its kernel command line says.
+use crate::error::Failure;
+use guest_catalog::{Catalogue, Entry, Mode, Placement, render_xl};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Paths of one house; tests use another root.
+#[derive(Debug, Clone)]
+pub struct House {
+    root: PathBuf,
+}
+
+/// What runs below this system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hypervisor {
+    Xen,
+    None,
+}
+
+impl Hypervisor {
+    /// The word of the ready line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Xen => "xen",
+            Self::None => "none",
+        }
+    }
+}
+
+impl House {
+    /// The house this program runs in.
+    pub fn at_home() -> Self {
+        Self {
+            root: PathBuf::from("/"),
+        }
+    }
+
+    #[cfg(test)]
+    pub fn at(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+        }
+    }
+
+    /// Folder with one folder for each guest.
+    pub fn guests(&self) -> PathBuf {
+        self.root.join("var/lib/gasthaus/guests")
+    }
+
+    /// Folder for what is true until power-off.
+    pub fn run(&self, part: &str) -> PathBuf {
+        self.root.join("run/gasthaus").join(part)
+    }
+
+    /// All guests.
+    pub fn catalogue(&self) -> Result<Catalogue, Failure> {
+        Ok(Catalogue::read_dir(&self.guests())?)
+    }
+
+    /// Number of folders with a guest definition, for the ready line when the catalogue cannot be read.
+    pub fn count_definitions(&self) -> usize {
+        let folders = fs::read_dir(self.guests()).into_iter().flatten().flatten();
+        folders
+            .filter(|folder| folder.path().join("guest.toml").exists())
+            .count()
+    }
+
+    /// Folder with the files of a guest.
+    pub fn folder(&self, entry: &Entry) -> PathBuf {
+        self.guests().join(entry.guest.name.as_str())
+    }
+
+    /// The `xl` configuration of a guest.
+    pub fn config(&self, entry: &Entry, mode: Mode) -> Result<String, Failure> {
+        Ok(render_xl(
+            &entry.guest,
+            &Placement::in_folder(entry, &self.folder(entry)),
+            mode,
+        )?)
+    }
+
+    /// Xen counts only in the control domain: in a guest domain nothing can be started.
+    pub fn hypervisor(&self) -> Hypervisor {
+        let is_xen = self.read("sys/hypervisor/type") == "xen";
+        let is_control = self
+            .read("proc/xen/capabilities")
+            .split(',')
+            .any(|word| word.trim() == "control_d");
+        // Without xenfs mounted, dom0 is known by its all-zero uuid.
+        let is_first = self.read("sys/hypervisor/uuid") == "00000000-0000-0000-0000-000000000000";
+        if is_xen && (is_control || is_first) {
+            Hypervisor::Xen
+        } else {
+            Hypervisor::None
+        }
+    }
+
+    /// Whether the boot menu entry asked for no guests.
+    pub fn guests_are_off(&self) -> bool {
+        self.word("gasthaus.guests").as_deref() == Some("off")
+    }
+
+    /// Id of the build this system was booted from.
+    pub fn build_id(&self) -> String {
+        let id = Some(self.read("run/gasthaus/build-id")).filter(|id| !id.is_empty());
+        id.or_else(|| self.word("gasthaus.build"))
+            .unwrap_or_else(|| "unknown".to_owned())
+    }
+
+    /// Time since the kernel started.
+    pub fn uptime(&self) -> Duration {
+        let text = self.read("proc/uptime");
+        let secs = text
+            .split_whitespace()
+            .next()
+            .and_then(|word| word.parse::<f64>().ok());
+        secs.filter(|secs| secs.is_finite() && *secs >= 0.0)
+            .map_or(Duration::ZERO, Duration::from_secs_f64)
+    }
+
+    fn word(&self, key: &str) -> Option<String> {
+        let line = self.read("proc/cmdline");
+        // The last one wins, as with the kernel's own parameters.
+        let mut values = line
+            .split_whitespace()
+            .filter_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+        values.next_back().map(str::to_owned)
+    }
+
+    /// A short text file without surrounding white space; empty if there is none.
+    pub fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.root.join(path))
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
+    }
+
+    /// The root folder, `/` but in tests.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_its_surroundings() {
+        let dir = tempfile::tempdir().unwrap();
+        let house = House::at(dir.path());
+        let write = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        assert_eq!(
+            (
+                house.hypervisor(),
+                house.guests_are_off(),
+                house.build_id().as_str()
+            ),
+            (Hypervisor::None, false, "unknown")
+        );
+        write(
+            "proc/cmdline",
+            "quiet gasthaus.build=00ff gasthaus.guests=on gasthaus.guests=off\n",
+        );
+        assert!(house.guests_are_off());
+        assert_eq!(house.build_id(), "00ff");
+        write("run/gasthaus/build-id", "0123456789abcdef\n");
+        assert_eq!(house.build_id(), "0123456789abcdef");
+        write("sys/hypervisor/type", "xen\n");
+        write(
+            "sys/hypervisor/uuid",
+            "12345678-0000-0000-0000-000000000000\n",
+        );
+        assert_eq!(
+            house.hypervisor(),
+            Hypervisor::None,
+            "a guest domain is no house"
+        );
+        write("proc/xen/capabilities", "control_d\n");
+        assert_eq!(house.hypervisor(), Hypervisor::Xen);
+        write("proc/uptime", "12.75 3.00\n");
+        assert_eq!(house.uptime().as_secs(), 12);
+    }
+}

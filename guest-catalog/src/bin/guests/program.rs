@@ -1,0 +1,147 @@
+//! The only place that starts other programs: by absolute path, with a time limit and bounded output.
+use crate::error::Failure;
+use rustix::fs::{MemfdFlags, memfd_create};
+use std::fs::File;
+use std::io::{Read as _, Seek as _};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// Most bytes of output kept, from each of the two streams together.
+const OUTPUT_MAX_BYTES: u64 = 1024 * 1024;
+const POLL: Duration = Duration::from_millis(10);
+
+/// A program of dom0 by its full path, so that nobody's PATH decides what runs as root.
+pub const XL: &str = "/usr/sbin/xl";
+/// See [`XL`].
+pub const DMSETUP: &str = "/usr/sbin/dmsetup";
+
+/// Runs `program` and returns what it wrote to standard output.
+///
+/// Output goes to an unnamed file, not a pipe: `xl create` leaves a process behind that would keep a pipe open.
+///
+/// # Errors
+/// When it cannot start, does not end within `limit` (it is killed then), or ends with a status other than 0.
+pub fn run(
+    program: &'static str,
+    args: &[&str],
+    purpose: &str,
+    limit: Duration,
+) -> Result<String, Failure> {
+    let failed = |source| Failure::ProgramStart {
+        program,
+        purpose: purpose.to_owned(),
+        source,
+    };
+    let unnamed = || {
+        memfd_create(c"output", MemfdFlags::CLOEXEC)
+            .map(File::from)
+            .map_err(std::io::Error::from)
+    };
+    let (mut out, mut err) = (unnamed().map_err(failed)?, unnamed().map_err(failed)?);
+    let mut child = Command::new(program)
+        .args(args)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .stdout(out.try_clone().map_err(failed)?)
+        .stderr(err.try_clone().map_err(failed)?)
+        .spawn()
+        .map_err(failed)?;
+    let deadline = Instant::now() + limit;
+    let status = loop {
+        match child.try_wait().map_err(failed)? {
+            Some(status) => break status,
+            None if Instant::now() >= deadline => {
+                // It may have ended between the two lines; either way it is gone and reaped.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(Failure::ProgramTimeout {
+                    program,
+                    purpose: purpose.to_owned(),
+                    limit,
+                });
+            }
+            None => std::thread::sleep(POLL),
+        }
+    };
+    let stdout = text(&mut out).map_err(failed)?;
+    if status.success() {
+        return Ok(stdout);
+    }
+    let output = last_words(&text(&mut err).map_err(failed)?, &stdout, status);
+    Err(Failure::ProgramFailed {
+        program,
+        purpose: purpose.to_owned(),
+        status,
+        output,
+    })
+}
+
+fn text(file: &mut File) -> std::io::Result<String> {
+    file.rewind()?;
+    let mut bytes = Vec::new();
+    file.take(OUTPUT_MAX_BYTES).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The last lines of what a failed program said, without control characters.
+fn last_words(stderr: &str, stdout: &str, _status: ExitStatus) -> String {
+    let said = if stderr.trim().is_empty() {
+        stdout
+    } else {
+        stderr
+    };
+    let lines: Vec<&str> = said
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    let tail = lines[lines.len().saturating_sub(6)..].join(" / ");
+    let tail: String = tail.chars().filter(|c| !c.is_control()).take(800).collect();
+    if tail.is_empty() {
+        "it said nothing".to_owned()
+    } else {
+        tail
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn output_failure_and_time_limit() {
+        assert_eq!(
+            run(
+                "/bin/sh",
+                &["-c", "echo a; echo b >&2"],
+                "speak",
+                10 * SECOND
+            )
+            .unwrap(),
+            "a\n"
+        );
+        let error = run(
+            "/bin/sh",
+            &["-c", "echo because >&2; exit 3"],
+            "fail",
+            10 * SECOND,
+        )
+        .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`/bin/sh` was to fail, but failed (exit status: 3): because"
+        );
+        let error = run("/bin/sh", &["-c", "exec sleep 60"], "sleep", SECOND / 10).unwrap_err();
+        assert!(matches!(error, Failure::ProgramTimeout { .. }));
+        assert!(matches!(
+            run("/no/such", &[], "be", SECOND),
+            Err(Failure::ProgramStart { .. })
+        ));
+        // A process left behind with the output open does not hold us up.
+        let started = Instant::now();
+        run("/bin/sh", &["-c", "sleep 5 & echo x"], "leave", 10 * SECOND).unwrap();
+        assert!(started.elapsed() < 4 * SECOND);
+    }
+}

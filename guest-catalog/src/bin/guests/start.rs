@@ -1,0 +1,260 @@
+//! Starting one guest: memory first, then disks, then each mode in turn until its health check is content.
+use crate::error::Failure;
+use crate::health::{self, Since};
+use crate::house::House;
+use crate::state::{Lock, Record, State, lock};
+use crate::xl::Toolstack;
+use crate::{disks, state};
+use guest_catalog::{Entry, Mode, Resources};
+use std::fs;
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a command waits for another one on the same guest.
+const LOCK_LIMIT: Duration = Duration::from_secs(60);
+/// Pause between two looks at a starting guest.
+const LOOK_PAUSE: Duration = Duration::from_millis(250);
+/// Pause between two questions whether its domain still lives: each starts a process.
+const ALIVE_PAUSE: Duration = Duration::from_secs(2);
+/// How long a start waits for others to take the memory they announced.
+const MEMORY_LIMIT: Duration = Duration::from_secs(120);
+
+/// One look at a guest.
+pub type Look<'h> = dyn Fn(&Entry, &Since) -> Result<(), String> + Sync + 'h;
+
+/// What starting needs; shared by guests that start together.
+pub struct Starter<'h> {
+    pub house: &'h House,
+    pub tools: &'h dyn Toolstack,
+    pub look: Box<Look<'h>>,
+    /// MiB announced by starts whose domain is not built yet.
+    announced_mib: Mutex<u64>,
+    settled: Condvar,
+}
+
+impl<'h> Starter<'h> {
+    /// Starts with the real health check.
+    pub fn new(house: &'h House, tools: &'h dyn Toolstack) -> Self {
+        Self::with_look(
+            house,
+            tools,
+            Box::new(|entry, since| health::look(house, entry, since)),
+        )
+    }
+
+    /// Starts with another health check.
+    pub fn with_look(house: &'h House, tools: &'h dyn Toolstack, look: Box<Look<'h>>) -> Self {
+        Self {
+            house,
+            tools,
+            look,
+            announced_mib: Mutex::new(0),
+            settled: Condvar::new(),
+        }
+    }
+
+    /// Starts `entry` and waits until it is up. `built` is called when its domain exists, or never will.
+    pub fn start(&self, entry: &Entry, built: &dyn Fn()) -> Result<Mode, Failure> {
+        let lock = lock(self.house, &entry.guest.name, LOCK_LIMIT)?;
+        let outcome = self.start_locked(entry, built, &lock);
+        built();
+        outcome
+    }
+
+    fn start_locked(&self, entry: &Entry, built: &dyn Fn(), _: &Lock) -> Result<Mode, Failure> {
+        let (house, name) = (self.house, &entry.guest.name);
+        let mut record = Record::load(house, name);
+        record.enter(house, name, State::Starting, None)?;
+        let outcome = self
+            .adopt(entry, &record)
+            .and_then(|adopted| match adopted {
+                Some(mode) => Ok(mode),
+                None => self.try_modes(entry, built),
+            });
+        match &outcome {
+            Ok(mode) => {
+                record.mode = Some(*mode);
+                record.enter(house, name, State::Up, None)?;
+            }
+            Err(failure) => {
+                record.mode = None;
+                record.enter(house, name, State::Failed, Some(failure.in_one_line()))?;
+            }
+        }
+        outcome
+    }
+
+    /// A domain that is there already: a living one only needs waiting for, a dead one is cleared away.
+    fn adopt(&self, entry: &Entry, record: &Record) -> Result<Option<Mode>, Failure> {
+        let name = entry.guest.name.as_str();
+        match self.tools.domain(name)? {
+            Some(domain) if domain.dead => self.tools.destroy(name).map(|()| None),
+            Some(_) => match self.wait_up(entry, &Since::default()) {
+                Ok(()) => Ok(Some(record.mode.unwrap_or(entry.guest.modes[0]))),
+                Err(reason) => Err(Failure::NotUp {
+                    guest: name.to_owned(),
+                    reasons: vec![format!("it was running, but {reason}")],
+                }),
+            },
+            None => Ok(None),
+        }
+    }
+
+    fn try_modes(&self, entry: &Entry, built: &dyn Fn()) -> Result<Mode, Failure> {
+        let guest = &entry.guest;
+        let name = guest.name.as_str();
+        let hardware = self.tools.abilities()?.hardware;
+        disks::attach(self.house, entry)?;
+        let mut reasons = Vec::new();
+        for mode in guest.modes.iter().copied() {
+            if mode == Mode::Pvh && !hardware {
+                reasons.push(format!(
+                    "{mode}: this processor has no hardware virtualisation"
+                ));
+                continue;
+            }
+            let since = Since::now(self.house, entry);
+            let reason = match self.create(entry, mode) {
+                // The same for every mode: there is nothing to fall back to.
+                Err(failure @ Failure::Memory { .. }) => return Err(failure),
+                Err(failure) => failure.in_one_line(),
+                Ok(()) => {
+                    built();
+                    match self.wait_up(entry, &since) {
+                        Ok(()) => return Ok(mode),
+                        Err(reason) => reason,
+                    }
+                }
+            };
+            println!("guests: guest `{name}` does not come up in mode {mode}: {reason}");
+            reasons.push(format!("{mode}: {reason}"));
+            if self.tools.domain(name)?.is_some() {
+                self.tools.destroy(name)?;
+            }
+        }
+        Err(Failure::NotUp {
+            guest: name.to_owned(),
+            reasons,
+        })
+    }
+
+    fn create(&self, entry: &Entry, mode: Mode) -> Result<(), Failure> {
+        let name = entry.guest.name.as_str();
+        let text = self.house.config(entry, mode)?;
+        let path = self.house.run("xl").join(format!("{name}.cfg"));
+        let failed = |source| Failure::File {
+            attempt: "write",
+            path: path.clone(),
+            source,
+        };
+        fs::create_dir_all(self.house.run("xl"))
+            .and_then(|()| fs::write(&path, text))
+            .map_err(failed)?;
+        let needed_mib = self.announce(entry)?;
+        let outcome = self.tools.create(name, &path);
+        *self
+            .announced_mib
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) -= needed_mib;
+        self.settled.notify_all();
+        outcome
+    }
+
+    /// Makes sure that there is memory for `entry` besides what others, starting now, will take.
+    fn announce(&self, entry: &Entry) -> Result<u64, Failure> {
+        let needed_mib = Resources::of(&entry.guest).hypervisor_mib;
+        let deadline = Instant::now() + MEMORY_LIMIT;
+        let mut announced = self
+            .announced_mib
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let free_mib = self.tools.abilities()?.free_mib;
+            if free_mib >= *announced + needed_mib {
+                *announced += needed_mib;
+                return Ok(needed_mib);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if *announced == 0 || left.is_zero() {
+                return Err(Failure::Memory {
+                    guest: entry.guest.name.to_string(),
+                    needed_mib,
+                    free_mib,
+                });
+            }
+            // Part of what was announced may be taken by now: look again when a start is through.
+            announced = self
+                .settled
+                .wait_timeout(announced, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Looks at the guest until it is up; `Err` says why it is not.
+    fn wait_up(&self, entry: &Entry, since: &Since) -> Result<(), String> {
+        let name = entry.guest.name.as_str();
+        let limit = Duration::from_secs(entry.guest.health.timeout_secs.into());
+        let started = Instant::now();
+        let mut next_alive = ALIVE_PAUSE;
+        loop {
+            let trouble = match (self.look)(entry, since) {
+                Ok(()) => return Ok(()),
+                Err(trouble) => trouble,
+            };
+            if started.elapsed() >= limit {
+                return Err(format!("not up after {} s: {trouble}", limit.as_secs()));
+            }
+            if started.elapsed() >= next_alive {
+                match self.tools.domain(name) {
+                    Ok(Some(domain)) if !domain.dead => {}
+                    Ok(Some(_)) => return Err("its domain crashed".to_owned()),
+                    Ok(None) => return Err("its domain ended by itself".to_owned()),
+                    // The question failed, not the guest.
+                    Err(failure) => println!("guests: {failure}"),
+                }
+                next_alive = started.elapsed() + ALIVE_PAUSE;
+            }
+            std::thread::sleep(LOOK_PAUSE);
+        }
+    }
+}
+
+/// Stops a guest: politely for `patience`, then without asking. A guest that is not there is stopped already.
+pub fn stop(
+    house: &House,
+    tools: &dyn Toolstack,
+    entry: &Entry,
+    patience: Duration,
+) -> Result<(), Failure> {
+    let name = &entry.guest.name;
+    let _lock = state::lock(house, name, LOCK_LIMIT)?;
+    // First the record: the watch must not take the end for a death.
+    Record::load(house, name).enter(house, name, State::Stopped, None)?;
+    if !patience.is_zero()
+        && tools
+            .domain(name.as_str())?
+            .is_some_and(|domain| !domain.dead)
+    {
+        match tools.shutdown(name.as_str()) {
+            Ok(()) => wait_gone(tools, name.as_str(), patience)?,
+            Err(failure) => println!("guests: {failure}; switching it off"),
+        }
+    }
+    if tools.domain(name.as_str())?.is_some() {
+        tools.destroy(name.as_str())?;
+    }
+    Ok(())
+}
+
+fn wait_gone(tools: &dyn Toolstack, name: &str, patience: Duration) -> Result<(), Failure> {
+    let started = Instant::now();
+    while started.elapsed() < patience && tools.domain(name)?.is_some_and(|domain| !domain.dead) {
+        std::thread::sleep(LOOK_PAUSE);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "start_tests.rs"]
+mod tests;

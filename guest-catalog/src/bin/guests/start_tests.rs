@@ -1,0 +1,144 @@
+//! Order of modes, memory and clean-up when guests start and stop.
+use super::*;
+use crate::testing::{ListTools, house};
+
+const DIED: &str = "no page yet";
+
+fn starter<'h>(
+    house: &'h House,
+    tools: &'h ListTools,
+    works: impl Fn(&Entry) -> bool + Sync + 'static,
+) -> Starter<'h> {
+    let look = move |entry: &Entry, _: &Since| {
+        if works(entry) {
+            Ok(())
+        } else {
+            Err(DIED.to_owned())
+        }
+    };
+    Starter::with_look(house, tools, Box::new(look))
+}
+
+#[test]
+fn first_mode_that_works_is_taken() {
+    let (_dir, house, catalogue) = house(&[("tiny", 1)]);
+    let tools = ListTools::new(1000);
+    let entry = &catalogue.entries()[0];
+    assert_eq!(
+        starter(&house, &tools, |_| true)
+            .start(entry, &|| {})
+            .unwrap(),
+        Mode::Pvh
+    );
+    let record = Record::load(&house, &entry.guest.name);
+    assert_eq!(
+        (record.state, record.mode, record.reason),
+        (State::Up, Some(Mode::Pvh), None)
+    );
+    // Once more: it runs already, and nothing is created.
+    assert_eq!(
+        starter(&house, &tools, |_| true)
+            .start(entry, &|| {})
+            .unwrap(),
+        Mode::Pvh
+    );
+    assert_eq!(tools.log(), ["create tiny/pvh"]);
+    stop(&house, &tools, entry, Duration::from_secs(1)).unwrap();
+    assert_eq!(tools.log(), ["create tiny/pvh", "shutdown tiny"]);
+    assert_eq!(
+        Record::load(&house, &entry.guest.name).state,
+        State::Stopped
+    );
+}
+
+#[test]
+fn falls_back_to_pv_and_keeps_the_reason() {
+    let (_dir, house, catalogue) = house(&[("tiny", 1)]);
+    let entry = &catalogue.entries()[0];
+    let tools = ListTools::new(1000);
+    tools.0.lock().unwrap().refused.push("tiny/pvh".into());
+    assert_eq!(
+        starter(&house, &tools, |_| true)
+            .start(entry, &|| {})
+            .unwrap(),
+        Mode::Pv
+    );
+    assert_eq!(tools.log(), ["create tiny/pvh", "create tiny/pv"]);
+
+    let tools = ListTools::new(1000);
+    tools.0.lock().unwrap().hardware = false;
+    assert_eq!(
+        starter(&house, &tools, |_| true)
+            .start(entry, &|| {})
+            .unwrap(),
+        Mode::Pv
+    );
+    assert_eq!(tools.log(), ["create tiny/pv"]);
+
+    let tools = ListTools::new(1000);
+    let failure = starter(&house, &tools, |_| false)
+        .start(entry, &|| {})
+        .unwrap_err();
+    assert_eq!(
+        tools.log(),
+        [
+            "create tiny/pvh",
+            "destroy tiny",
+            "create tiny/pv",
+            "destroy tiny"
+        ]
+    );
+    let line = failure.in_one_line();
+    assert!(
+        line.contains("pvh: not up after 1 s: no page yet; pv: not up after 1 s"),
+        "{line}"
+    );
+    assert_eq!(Record::load(&house, &entry.guest.name).reason, Some(line));
+}
+
+#[test]
+fn memory_is_counted_before_a_start() {
+    let (_dir, house, catalogue) = house(&[("a", 1), ("b", 1), ("c", 1)]);
+    let tools = ListTools::new(300);
+    let starter = starter(&house, &tools, |_| true);
+    let outcomes: Vec<_> = std::thread::scope(|scope| {
+        let starts: Vec<_> = catalogue
+            .entries()
+            .iter()
+            .map(|entry| scope.spawn(|| starter.start(entry, &|| {})))
+            .collect();
+        starts
+            .into_iter()
+            .map(|start| start.join().unwrap())
+            .collect()
+    });
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 2);
+    let failure = outcomes.into_iter().find_map(Result::err).unwrap();
+    assert!(
+        matches!(
+            failure,
+            Failure::Memory {
+                needed_mib: 134,
+                free_mib: 20,
+                ..
+            }
+        ),
+        "{failure}"
+    );
+    assert_eq!(tools.log().len(), 2, "no domain is built in vain");
+}
+
+#[test]
+fn dead_domains_are_cleared_away() {
+    let (_dir, house, catalogue) = house(&[("tiny", 1)]);
+    let entry = &catalogue.entries()[0];
+    let tools = ListTools::new(1000);
+    let starter = starter(&house, &tools, |_| true);
+    starter.start(entry, &|| {}).unwrap();
+    tools.0.lock().unwrap().domains[0].dead = true;
+    starter.start(entry, &|| {}).unwrap();
+    assert_eq!(
+        tools.log(),
+        ["create tiny/pvh", "destroy tiny", "create tiny/pvh"]
+    );
+}

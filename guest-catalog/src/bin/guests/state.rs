@@ -1,0 +1,165 @@
+//! What `guests` remembers of each guest until power-off: `/run/gasthaus/guests/<name>.json`, and a lock beside it.
+use crate::error::Failure;
+use crate::house::House;
+use guest_catalog::{GuestName, Mode};
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, OpenOptions};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+const LOCK_POLL: Duration = Duration::from_millis(100);
+
+/// How a guest fares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// Never started, or stopped.
+    #[default]
+    Stopped,
+    /// Started, and not seen healthy yet.
+    Starting,
+    /// Seen healthy.
+    Up,
+    /// Did not come up, or died too often.
+    Failed,
+}
+
+impl State {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+            Self::Starting => "starting",
+            Self::Up => "up",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// What is remembered of a guest.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct Record {
+    pub state: State,
+    /// Mode it runs in.
+    pub mode: Option<Mode>,
+    /// Why it is in this state, where that is not plain.
+    pub reason: Option<String>,
+    /// How often it died and was started again.
+    pub restarts: u32,
+    /// Uptime of dom0 when the state was entered, in seconds.
+    pub since_uptime_secs: u64,
+}
+
+impl Record {
+    /// What is remembered of `name`; nothing, if there is no record or it is damaged.
+    pub fn load(house: &House, name: &GuestName) -> Self {
+        let text = fs::read_to_string(path(house, name, "json")).unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    /// Enters `state` and writes the record down.
+    pub fn enter(
+        &mut self,
+        house: &House,
+        name: &GuestName,
+        state: State,
+        reason: Option<String>,
+    ) -> Result<(), Failure> {
+        self.state = state;
+        self.reason = reason;
+        self.since_uptime_secs = house.uptime().as_secs();
+        let (path, fresh) = (path(house, name, "json"), path(house, name, "json.new"));
+        // A record of strings and numbers always serialises.
+        let text = serde_json::to_string_pretty(self).unwrap_or_default();
+        folder(house)
+            .and_then(|()| fs::write(&fresh, text))
+            .and_then(|()| fs::rename(&fresh, &path))
+            .map_err(|source| Failure::File {
+                attempt: "write state",
+                path,
+                source,
+            })
+    }
+}
+
+/// Held while a command works on a guest.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// Waits for `limit` until no other command works on `name`.
+pub fn lock(house: &House, name: &GuestName, limit: Duration) -> Result<Lock, Failure> {
+    let path = path(house, name, "lock");
+    let failed = |source| Failure::File {
+        attempt: "lock",
+        path: path.clone(),
+        source,
+    };
+    folder(house).map_err(failed)?;
+    let file = OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(failed)?;
+    let started = Instant::now();
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(Lock { _file: file }),
+            Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR)
+                if started.elapsed() < limit =>
+            {
+                std::thread::sleep(LOCK_POLL);
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(Failure::Busy {
+                    guest: name.to_string(),
+                    waited: started.elapsed(),
+                });
+            }
+            Err(error) => return Err(failed(error.into())),
+        }
+    }
+}
+
+fn folder(house: &House) -> std::io::Result<()> {
+    fs::create_dir_all(house.run("guests"))
+}
+
+fn path(house: &House, name: &GuestName, end: &str) -> PathBuf {
+    house.run("guests").join(format!("{name}.{end}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_survive_and_locks_exclude() {
+        let dir = tempfile::tempdir().unwrap();
+        let house = House::at(dir.path());
+        let name = GuestName::new("tiny").unwrap();
+        assert_eq!(Record::load(&house, &name), Record::default());
+        let mut record = Record {
+            mode: Some(Mode::Pv),
+            restarts: 2,
+            ..Record::default()
+        };
+        record
+            .enter(&house, &name, State::Failed, Some("pvh: no".into()))
+            .unwrap();
+        assert_eq!(Record::load(&house, &name), record);
+        fs::write(path(&house, &name, "json"), "{ damaged").unwrap();
+        assert_eq!(Record::load(&house, &name), Record::default());
+
+        let held = lock(&house, &name, Duration::ZERO).unwrap();
+        assert!(matches!(
+            lock(&house, &name, Duration::from_millis(150)),
+            Err(Failure::Busy { .. })
+        ));
+        drop(held);
+        lock(&house, &name, Duration::ZERO).unwrap();
+    }
+}

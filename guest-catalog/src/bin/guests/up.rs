@@ -1,0 +1,267 @@
+//! `guests up`: the start of the house. Starts all guests that start by themselves, says who came up and who did not,
+//! prints the ready line, and then watches over them.
+//!
+//! The ready line comes in every case: at the latest when the deadline is over, with the numbers as they are.
+use crate::consoles::say;
+use crate::error::Failure;
+use crate::house::{House, Hypervisor};
+use crate::start::Starter;
+use crate::watch;
+use crate::xl::{Toolstack, Xl};
+use guest_catalog::{Catalogue, Entry, Mode};
+use sd_notify::NotifyState;
+use std::collections::BTreeSet;
+use std::sync::mpsc::{self, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long the toolstack's daemons may take to answer after boot.
+const TOOLSTACK_LIMIT: Duration = Duration::from_secs(60);
+const TOOLSTACK_PAUSE: Duration = Duration::from_millis(250);
+/// What a start may take besides its health check: building the domain, disks, memory.
+const START_MARGIN: Duration = Duration::from_secs(120);
+
+/// Runs until the machine is switched off, or returns at once where no guest can run.
+pub fn run(house: &House) -> Result<(), Failure> {
+    let hypervisor = house.hypervisor();
+    let catalogue = match house.catalogue() {
+        Ok(catalogue) => catalogue,
+        Err(failure) => {
+            say(
+                house,
+                &format!(
+                    "gasthaus: no guest can be started: {}",
+                    failure.in_one_line()
+                ),
+            );
+            announce(house, hypervisor, 0, house.count_definitions());
+            return Err(failure);
+        }
+    };
+    let guests = autostarted(&catalogue);
+    if hypervisor == Hypervisor::None || house.guests_are_off() {
+        announce(house, hypervisor, 0, guests.len());
+        return Ok(());
+    }
+    let tools = Xl;
+    let limit = deadline(&guests);
+    notify(&[NotifyState::ExtendTimeoutUsec(
+        u32::try_from(limit.as_micros()).unwrap_or(u32::MAX),
+    )]);
+    if let Err(failure) = wait_for_toolstack(&tools) {
+        say(
+            house,
+            &format!(
+                "gasthaus: no guest can be started: {}",
+                failure.in_one_line()
+            ),
+        );
+        announce(house, hypervisor, 0, guests.len());
+        return Err(failure);
+    }
+    let starter = Starter::new(house, &tools);
+    thread::scope(|scope| {
+        let (tell, told) = mpsc::channel();
+        scope.spawn(|| start_all(&starter, &guests, tell));
+        let up = collect(house, &guests, &told, limit);
+        announce(house, hypervisor, up, guests.len());
+        watch::for_ever(house, &starter, &catalogue)
+    })
+}
+
+/// What a start came to.
+type Outcome = (usize, Result<Mode, Failure>);
+
+/// Starts guests of one order together, the next order when the domains of the last are built.
+fn start_all(starter: &Starter<'_>, guests: &[&Entry], tell: Sender<Outcome>) {
+    thread::scope(|scope| {
+        let mut first = 0;
+        for group in guests.chunk_by(|a, b| a.guest.order == b.guest.order) {
+            let (built, all_built) = mpsc::channel::<usize>();
+            for (index, entry) in (first..).zip(group) {
+                let (tell, built) = (tell.clone(), built.clone());
+                scope.spawn(move || {
+                    // The receiver may have gone on after its deadline.
+                    let outcome = starter.start(entry, &|| _ = built.send(index));
+                    let _ = tell.send((index, outcome));
+                });
+            }
+            drop(built);
+            // A start sends when its domain is built, and when it is through; all senders gone is also an end.
+            let mut missing: BTreeSet<usize> = (first..first + group.len()).collect();
+            while !missing.is_empty() {
+                let Ok(index) = all_built.recv() else { break };
+                missing.remove(&index);
+            }
+            first += group.len();
+        }
+    });
+}
+
+/// Counts the guests that come up, and says why the others do not.
+fn collect(
+    house: &House,
+    guests: &[&Entry],
+    told: &mpsc::Receiver<Outcome>,
+    limit: Duration,
+) -> usize {
+    let deadline = Instant::now() + limit;
+    let mut heard = vec![false; guests.len()];
+    let mut up = 0;
+    while heard.contains(&false) {
+        let Ok((index, outcome)) =
+            told.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+        else {
+            break;
+        };
+        heard[index] = true;
+        match outcome {
+            Ok(mode) => {
+                up += 1;
+                let address = guests[index]
+                    .address
+                    .map(|address| format!(" at {address}"))
+                    .unwrap_or_default();
+                println!(
+                    "guests: guest `{}` is up in mode {mode}{address}",
+                    guests[index].guest.name
+                );
+            }
+            Err(failure) => say(house, &format!("gasthaus: {}", failure.in_one_line())),
+        }
+    }
+    for (entry, _) in guests.iter().zip(heard).filter(|(_, heard)| !heard) {
+        say(
+            house,
+            &format!(
+                "gasthaus: guest `{}` did not come up: no outcome after {} s",
+                entry.guest.name,
+                limit.as_secs()
+            ),
+        );
+    }
+    up
+}
+
+/// The time after which the house is declared open, whatever its guests do.
+fn deadline(guests: &[&Entry]) -> Duration {
+    let longest = guests
+        .iter()
+        .map(|entry| entry.guest.health.timeout_secs as u64 * entry.guest.modes.len() as u64)
+        .max();
+    Duration::from_secs(longest.unwrap_or(0)) + START_MARGIN
+}
+
+fn wait_for_toolstack(tools: &dyn Toolstack) -> Result<(), Failure> {
+    let started = Instant::now();
+    loop {
+        match tools.domains() {
+            Ok(_) => return Ok(()),
+            Err(failure) if started.elapsed() >= TOOLSTACK_LIMIT => return Err(failure),
+            Err(_) => thread::sleep(TOOLSTACK_PAUSE),
+        }
+    }
+}
+
+/// The line that people and tests wait for, and the same for systemd.
+fn announce(house: &House, hypervisor: Hypervisor, up: usize, all: usize) {
+    let line = ready_line(house, hypervisor, up, all);
+    say(house, &line);
+    notify(&[
+        NotifyState::Ready,
+        NotifyState::Status(&format!("{up} of {all} guests are up")),
+    ]);
+}
+
+fn ready_line(house: &House, hypervisor: Hypervisor, up: usize, all: usize) -> String {
+    format!(
+        "gasthaus: ready build={} hypervisor={} guests={up}/{all} seconds={}",
+        house.build_id(),
+        hypervisor.as_str(),
+        house.uptime().as_secs()
+    )
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        // Started by hand, or systemd is gone: the guests run all the same.
+        println!("guests: systemd cannot be told: {error}");
+    }
+}
+
+/// The guests that start by themselves, in order.
+fn autostarted(catalogue: &Catalogue) -> Vec<&Entry> {
+    catalogue
+        .entries()
+        .iter()
+        .filter(|entry| entry.guest.autostart)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::Since;
+    use crate::testing::{ListTools, house};
+
+    #[test]
+    fn orders_are_kept_and_counted() {
+        let (_dir, house, catalogue) = house(&[("late", 9), ("one", 1), ("two", 1), ("broken", 5)]);
+        let tools = ListTools::new(10_000);
+        let look = |entry: &Entry, _: &Since| match entry.guest.name.as_str() {
+            "broken" => Err("no page".to_owned()),
+            _ => Ok(()),
+        };
+        let starter = Starter::with_look(&house, &tools, Box::new(look));
+        let guests = autostarted(&catalogue);
+        let (tell, told) = mpsc::channel();
+        let up = thread::scope(|scope| {
+            scope.spawn(|| start_all(&starter, &guests, tell));
+            collect(&house, &guests, &told, Duration::from_secs(60))
+        });
+        assert_eq!(up, 3);
+        let log = tools.log();
+        let place = |what: &str| {
+            log.iter()
+                .position(|line| line == what)
+                .unwrap_or_else(|| panic!("{what}: {log:?}"))
+        };
+        let late = place("create late/pvh");
+        assert!(
+            place("create one/pvh") < place("create broken/pvh")
+                && place("create two/pvh") < place("create broken/pvh")
+        );
+        assert!(place("create broken/pvh") < late, "{log:?}");
+        assert!(
+            late < place("create broken/pv"),
+            "a guest that does not come up does not hold up the next: {log:?}"
+        );
+    }
+
+    #[test]
+    fn the_line_is_as_documented() {
+        let (dir, house, catalogue) = house(&[("tiny", 1)]);
+        std::fs::create_dir_all(dir.path().join("proc")).unwrap();
+        std::fs::write(dir.path().join("proc/uptime"), "41.99 1.0\n").unwrap();
+        std::fs::write(
+            dir.path().join("proc/cmdline"),
+            "gasthaus.build=0123456789abcdef\n",
+        )
+        .unwrap();
+        let line = ready_line(&house, Hypervisor::Xen, 1, 2);
+        assert_eq!(
+            line,
+            "gasthaus: ready build=0123456789abcdef hypervisor=xen guests=1/2 seconds=41"
+        );
+        assert_eq!(deadline(&autostarted(&catalogue)), Duration::from_secs(122));
+        // No hypervisor in this house: the line comes at once, and truthfully.
+        std::fs::create_dir_all(dir.path().join("dev")).unwrap();
+        std::fs::write(dir.path().join("dev/tty1"), "").unwrap();
+        run(&house).unwrap();
+        let screen = std::fs::read_to_string(dir.path().join("dev/tty1")).unwrap();
+        assert_eq!(
+            screen,
+            "\ngasthaus: ready build=0123456789abcdef hypervisor=none guests=0/1 seconds=41\n"
+        );
+    }
+}

@@ -1,0 +1,197 @@
+//! The toolstack: what `guests` asks of Xen, and `xl` answering it.
+//!
+//! The trait exists for the tests of ordering and fallback; there is one implementation.
+use crate::error::Failure;
+use crate::program::{self, XL};
+use std::path::Path;
+use std::time::Duration;
+
+/// A domain as the toolstack lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Domain {
+    pub name: String,
+    pub id: u32,
+    pub memory_mib: u64,
+    /// It has crashed, or shut down and not gone away.
+    pub dead: bool,
+}
+
+/// What the hypervisor can do and has left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Abilities {
+    pub free_mib: u64,
+    /// Whether domains with hardware virtualisation (PVH) are possible.
+    pub hardware: bool,
+}
+
+/// What `guests` asks of a hypervisor.
+pub trait Toolstack: Sync {
+    fn domains(&self) -> Result<Vec<Domain>, Failure>;
+    fn abilities(&self) -> Result<Abilities, Failure>;
+    fn create(&self, name: &str, config: &Path) -> Result<(), Failure>;
+    /// Asks the guest to end; comes back at once.
+    fn shutdown(&self, name: &str) -> Result<(), Failure>;
+    /// Ends the domain.
+    fn destroy(&self, name: &str) -> Result<(), Failure>;
+
+    /// The domain of a guest, dead or alive.
+    fn domain(&self, name: &str) -> Result<Option<Domain>, Failure> {
+        Ok(self
+            .domains()?
+            .into_iter()
+            .find(|domain| domain.name == name))
+    }
+}
+
+/// `xl` of the Xen tools.
+pub struct Xl;
+
+/// Limit for questions; an emulated machine with a busy disk has needed 8 s.
+const ASK_LIMIT: Duration = Duration::from_secs(30);
+/// Limit for building a domain, device scripts included.
+const CREATE_LIMIT: Duration = Duration::from_secs(120);
+
+impl Toolstack for Xl {
+    fn domains(&self) -> Result<Vec<Domain>, Failure> {
+        let purpose = "list the domains";
+        let text = program::run(XL, &["list"], purpose, ASK_LIMIT)?;
+        parse_list(&text).map_err(|detail| Failure::ProgramAnswer {
+            program: XL,
+            purpose: purpose.into(),
+            detail,
+        })
+    }
+
+    fn abilities(&self) -> Result<Abilities, Failure> {
+        let purpose = "describe the hypervisor";
+        let text = program::run(XL, &["info"], purpose, ASK_LIMIT)?;
+        parse_info(&text).map_err(|detail| Failure::ProgramAnswer {
+            program: XL,
+            purpose: purpose.into(),
+            detail,
+        })
+    }
+
+    fn create(&self, name: &str, config: &Path) -> Result<(), Failure> {
+        let config = config.to_string_lossy();
+        program::run(
+            XL,
+            &["create", &config],
+            &format!("start guest `{name}`"),
+            CREATE_LIMIT,
+        )
+        .map(drop)
+    }
+
+    fn shutdown(&self, name: &str) -> Result<(), Failure> {
+        program::run(
+            XL,
+            &["shutdown", name],
+            &format!("shut guest `{name}` down"),
+            ASK_LIMIT,
+        )
+        .map(drop)
+    }
+
+    fn destroy(&self, name: &str) -> Result<(), Failure> {
+        program::run(
+            XL,
+            &["destroy", name],
+            &format!("end guest `{name}`"),
+            ASK_LIMIT,
+        )
+        .map(drop)
+    }
+}
+
+/// `xl list`: a heading, then `Name ID Mem VCPUs State Time(s)`; state is six letters or dashes, `s` for shut down,
+/// `c` for crashed, `d` for dying.
+fn parse_list(text: &str) -> Result<Vec<Domain>, String> {
+    let mut lines = text.lines();
+    if !lines
+        .next()
+        .is_some_and(|heading| heading.starts_with("Name"))
+    {
+        return Err("the heading of `xl list` is missing".into());
+    }
+    let domain = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [name, id, memory, _vcpus, state, _time] = words[..] else {
+            return None;
+        };
+        Some(Domain {
+            name: name.to_owned(),
+            id: id.parse().ok()?,
+            memory_mib: memory.parse().ok()?,
+            dead: state.contains(['s', 'c', 'd']),
+        })
+    };
+    // Domains of others may have names with spaces, or be half built: they are not ours and do not matter.
+    Ok(lines.filter_map(domain).collect())
+}
+
+/// `xl info`: lines `key : value`.
+fn parse_info(text: &str) -> Result<Abilities, String> {
+    let value = |key: &str| {
+        text.lines().find_map(|line| {
+            line.split_once(':')
+                .filter(|(found, _)| found.trim() == key)
+                .map(|(_, value)| value.trim())
+        })
+    };
+    let free = value("free_memory").ok_or("`free_memory` is missing")?;
+    let free_mib = free
+        .parse()
+        .map_err(|_| format!("`free_memory` is `{free}`"))?;
+    let words = value("virt_caps")
+        .or_else(|| value("xen_caps"))
+        .unwrap_or_default();
+    let hardware = words
+        .split_whitespace()
+        .any(|word| word == "hvm" || word == "pvh" || word.starts_with("hvm-"));
+    Ok(Abilities { free_mib, hardware })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_xl_list_and_info() {
+        let text = "Name                                        ID   Mem VCPUs\tState\tTime(s)\n\
+                    Domain-0                                     0  1024     2     r-----      41.3\n\
+                    (null)                                       3   128     1     --p---       0.0\n\
+                    tiny                                         4   128     1     -b----       2.1\n\
+                    debian                                       5   256     1     ----c-       9.9\n";
+        let domains = parse_list(text).unwrap();
+        let tiny = Domain {
+            name: "tiny".into(),
+            id: 4,
+            memory_mib: 128,
+            dead: false,
+        };
+        assert_eq!(domains.iter().find(|d| d.name == "tiny"), Some(&tiny));
+        assert!(domains.iter().any(|d| d.name == "debian" && d.dead));
+        assert!(parse_list("xl: cannot init").is_err());
+
+        let text = "host                   : gasthaus\nvirt_caps              : pv hvm hap shadow\nfree_memory            : 731\n";
+        assert_eq!(
+            parse_info(text).unwrap(),
+            Abilities {
+                free_mib: 731,
+                hardware: true
+            }
+        );
+        let text = "virt_caps : pv\nxen_caps               : xen-3.0-x86_64\nfree_memory : 7\n";
+        assert_eq!(
+            parse_info(text).unwrap(),
+            Abilities {
+                free_mib: 7,
+                hardware: false
+            }
+        );
+        assert!(
+            parse_info("virt_caps : pv\n").is_err() && parse_info("free_memory : much\n").is_err()
+        );
+    }
+}
