@@ -74,3 +74,36 @@ pub fn write_new(path: &Path, text: &str) -> CliResult {
     file.write_all(text.as_bytes()).map_err(failed)?;
     Ok(())
 }
+
+/// A result as indented JSON with a final newline.
+#[must_use]
+pub fn json(value: &impl serde::Serialize) -> String {
+    // Our results are structs of strings, numbers and lists: nothing that JSON lacks.
+    let mut text = serde_json::to_string_pretty(value).expect("results have no values JSON lacks");
+    text.push('\n');
+    text
+}
+
+/// Text from an image or the network may hold anything; a terminal must not obey it.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| {
+            if c.is_control() {
+                c.escape_default().collect()
+            } else {
+                vec![c]
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_shown_not_obeyed() {
+        assert_eq!(printable("a\u{1b}[31mb\n"), "a\\u{1b}[31mb\\n");
+    }
+}

@@ -4,13 +4,13 @@
 //! which keys it was asked for; what is left over at its end is unknown, and what was asked for is what is allowed.
 //! A bad value is replaced by its default and its key marked, so that validation does not report it once more.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::problem::{Fault, MAX_PROBLEMS, Problem, Problems, excerpt, excerpt_key, list, nearest};
+use super::notes::{Notes, line_of};
+use super::problem::{Fault, Problems, excerpt, excerpt_key, list, nearest};
 use super::types::{
     Debian, Dom0, Layers, Recipe, Reference, User, Word, Xen, default_flavours, default_outputs,
     default_timeout_secs,
@@ -72,7 +72,7 @@ pub fn parse(file: &str, text: &str, names: Option<&Names>) -> Result<Recipe, Pr
     if !errors.is_empty() {
         notes.forget_consequences(text, &broken_lines);
     }
-    if notes.faults.borrow().is_empty() {
+    if notes.is_empty() {
         Ok(recipe)
     } else {
         Err(notes.into_problems(file, text))
@@ -156,100 +156,6 @@ fn debian(mut section: Section<'_, '_>) -> Debian {
     debian
 }
 
-/// What was noted so far. Shared by all sections.
-#[derive(Default)]
-struct Notes {
-    faults: RefCell<Vec<(usize, String, Fault)>>,
-    /// Byte offset of each key's value.
-    places: RefCell<BTreeMap<String, usize>>,
-    /// Keys whose value was replaced by a default.
-    bad: RefCell<BTreeSet<String>>,
-}
-
-impl Notes {
-    fn fault(&self, key: &str, at: usize, fault: Fault) {
-        self.faults.borrow_mut().push((at, key.to_owned(), fault));
-    }
-
-    fn bad_value(
-        &self,
-        key: &str,
-        at: usize,
-        found: String,
-        allowed: String,
-        nearest: Option<String>,
-    ) {
-        self.bad.borrow_mut().insert(key.to_owned());
-        self.fault(
-            key,
-            at,
-            Fault::Value {
-                found,
-                allowed,
-                nearest,
-            },
-        );
-    }
-
-    /// Notes what validation found, at the place of the key or of the nearest table around it.
-    fn violation(&self, key: String, fault: Fault) {
-        if self.bad.borrow().contains(&key) {
-            return;
-        }
-        let places = self.places.borrow();
-        let mut around = key.as_str();
-        let at = loop {
-            match places.get(around) {
-                Some(at) => break *at,
-                None => match around.rfind(['.', '[']) {
-                    Some(end) => around = &around[..end],
-                    None => break 0,
-                },
-            }
-        };
-        self.fault(&key, at, fault);
-    }
-
-    /// Drops what a syntax error may have caused: missing keys, and everything on the broken lines.
-    fn forget_consequences(&self, text: &str, broken_lines: &BTreeSet<usize>) {
-        self.faults
-            .borrow_mut()
-            .retain(|(at, _, fault)| match fault {
-                Fault::Syntax { .. } => true,
-                Fault::Missing { .. } => false,
-                _ => !broken_lines.contains(&line_of(text, *at)),
-            });
-    }
-
-    fn into_problems(self, file: &str, text: &str) -> Problems {
-        let mut faults = self.faults.into_inner();
-        faults.sort_by_key(|(at, _, _)| *at);
-        let left_out = faults.len().saturating_sub(MAX_PROBLEMS);
-        faults.truncate(MAX_PROBLEMS);
-        let list = faults
-            .into_iter()
-            .map(|(at, key, fault)| {
-                let before = &text.as_bytes()[..at.min(text.len())];
-                let line_start = before
-                    .iter()
-                    .rposition(|byte| *byte == b'\n')
-                    .map_or(0, |end| end + 1);
-                Problem {
-                    file: file.to_owned(),
-                    line: line_of(text, at),
-                    column: String::from_utf8_lossy(&before[line_start..])
-                        .chars()
-                        .count()
-                        + 1,
-                    key,
-                    fault,
-                }
-            })
-            .collect();
-        Problems { list, left_out }
-    }
-}
-
 /// One table, being read.
 struct Section<'n, 't> {
     notes: &'n Notes,
@@ -287,7 +193,7 @@ impl<'n, 't> Section<'n, 't> {
         self.asked.push(key);
         let value = self.table.remove(key)?;
         let (path, at) = (self.path_of(key), value.span().start);
-        self.notes.places.borrow_mut().insert(path.clone(), at);
+        self.notes.place(&path, at);
         Some((path, at, value.into_inner()))
     }
 
@@ -320,7 +226,7 @@ impl<'n, 't> Section<'n, 't> {
                     expected: expected.to_owned(),
                 },
             );
-            self.notes.bad.borrow_mut().insert(path);
+            self.notes.mark_bad(&path);
         }
         text.unwrap_or_default()
     }
@@ -361,7 +267,7 @@ impl<'n, 't> Section<'n, 't> {
         };
         let elements = array.into_iter().enumerate().map(|(index, value)| {
             let (path, at) = (format!("{path}[{index}]"), value.span().start);
-            self.notes.places.borrow_mut().insert(path.clone(), at);
+            self.notes.place(&path, at);
             (path, at, value.into_inner())
         });
         Some(elements.collect())
@@ -392,10 +298,20 @@ impl<'n, 't> Section<'n, 't> {
     fn words<W: Word>(&mut self, key: &'static str) -> Option<Vec<W>> {
         let elements = self.elements(key, "strings")?;
         let all = elements.len();
-        let words: Vec<W> = elements
-            .iter()
-            .filter_map(|(path, at, value)| self.as_word(path, *at, value))
-            .collect();
+        let mut words: Vec<W> = Vec::new();
+        for (path, at, value) in &elements {
+            let Some(word) = self.as_word(path, *at, value) else {
+                continue;
+            };
+            // Here and not in validation, which would count without the refused ones.
+            if words.contains(&word) {
+                let found = format!("{} once more", excerpt(value.as_str().unwrap_or_default()));
+                self.notes
+                    .bad_value(path, *at, found, "each only once".into(), None);
+            } else {
+                words.push(word);
+            }
+        }
         // With all of them refused, the list is not also to be called empty.
         if words.is_empty() && all > 0 {
             None
@@ -476,12 +392,4 @@ fn found(value: &DeValue<'_>) -> String {
         DeValue::Array(_) => "a list".into(),
         DeValue::Table(_) => "a table".into(),
     }
-}
-
-fn line_of(text: &str, at: usize) -> usize {
-    text.as_bytes()[..at.min(text.len())]
-        .iter()
-        .filter(|byte| **byte == b'\n')
-        .count()
-        + 1
 }

@@ -5,14 +5,18 @@
 //!
 //! - [`types`](self): the data, its defaults and its JSON schema.
 //! - `decode`: TOML tables to [`Recipe`], every unknown key and wrong type noted with its place.
+//! - `notes`: what it notes on the way.
+//! - `shape`: what single values may look like.
 //! - `validate`: what a well-typed recipe must hold beyond its types.
 //! - `problem`: how a mistake is told.
 //! - `ssh_key`: is a line a public key?
 //! - `password`: the user's password as a crypt hash that two builds agree on.
 
 mod decode;
+mod notes;
 mod password;
 mod problem;
+mod shape;
 mod ssh_key;
 mod types;
 mod validate;

@@ -212,7 +212,7 @@ pub enum Reference {
 }
 
 /// An enum whose values are written as words in the recipe.
-pub(super) trait Word: Copy + 'static {
+pub(super) trait Word: Copy + PartialEq + 'static {
     /// Every value with its word, in the order they are listed to the user.
     const ALL: &'static [(&'static str, Self)];
 }
