@@ -122,8 +122,14 @@ pub fn verify<R: Read + Seek>(r: &mut R) -> VerifyReport {
         return report;
     };
     let ours = inspection.gasthaus.is_some();
-    let volume_bytes = u64::from(iso.volume.blocks) * BLOCK_BYTES;
-    check_length(&mut report, r, volume_bytes);
+    let declared_bytes = u64::from(iso.volume.blocks) * BLOCK_BYTES;
+    check_length(&mut report, r, declared_bytes);
+    // Ours counts the backup GPT into the volume; others append partitions and tables behind it.
+    let volume_bytes = if ours {
+        declared_bytes
+    } else {
+        inspection.image_bytes.max(declared_bytes)
+    };
     let image = boot::Image {
         inspection: &inspection,
         volume_bytes,

@@ -269,42 +269,56 @@ fn our_reader_lists_what_gnu_cpio_writes() {
 #[test]
 fn our_reader_verifies_what_xorriso_writes() {
     let dir = tempfile::tempdir().unwrap();
-    let tree = dir.path().join("tree/a/b/c/d/e/f/g/h/i/j");
-    fs::create_dir_all(&tree).unwrap();
-    fs::write(tree.join("deep file"), b"deep").unwrap();
-    fs::write(
-        dir.path().join("tree/efi.img"),
-        fs::read(esp_of(&dir)).unwrap(),
-    )
-    .unwrap();
-    let (from, to) = (dir.path().join("tree"), dir.path().join("x.iso"));
-    let args = [
-        "-as",
-        "mkisofs",
-        "-quiet",
-        "-R",
-        "-J",
-        "-V",
-        "OTHERS",
-        "-e",
-        "efi.img",
-        "-no-emul-boot",
+    let deep = dir.path().join("tree/a/b/c/d/e/f/g/h/i/j");
+    fs::create_dir_all(&deep).unwrap();
+    fs::write(deep.join("deep file"), b"deep").unwrap();
+    fs::write(dir.path().join("tree/boot.img"), fixture::noise(30_000, 6)).unwrap();
+    fs::write(dir.path().join("mbr"), fixture::noise(512, 7)).unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (esp, mbr, out, tree) = (esp_of(&dir), path("mbr"), path("x.iso"), path("tree"));
+    let options = "-as mkisofs -quiet -R -J -V OTHERS -b boot.img -no-emul-boot -boot-load-size 4 -boot-info-table \
+                   --grub2-boot-info -eltorito-alt-boot -e --interval:appended_partition_2:all:: -no-emul-boot \
+                   -appended_part_as_gpt";
+    let mut args: Vec<&str> = options.split_whitespace().collect();
+    args.extend([
+        "--grub2-mbr",
+        &mbr,
+        "-append_partition",
+        "2",
+        "0xef",
+        esp.to_str().unwrap(),
         "-o",
-    ];
-    let args = [&args[..], &[to.to_str().unwrap(), from.to_str().unwrap()]].concat();
+        &out,
+        &tree,
+    ]);
     good("xorriso", "xorriso", &args);
-    let mut file = fs::File::open(&to).unwrap();
+    let mut file = fs::File::open(&out).unwrap();
     let found = hypervisor_image::inspect(&mut file).unwrap();
     let volume = found.iso.unwrap().volume;
     assert!(volume.joliet && volume.volume_id == "OTHERS", "{volume:?}");
-    assert_eq!(found.esp.unwrap().found_in, "el-torito");
+    assert_eq!(
+        (found.esp.unwrap().found_in, found.notes),
+        ("gpt", Vec::new())
+    );
     let mut iso = hypervisor_image::IsoReader::open(&mut file).unwrap();
     assert_eq!(
         iso.read_small("/a/b/c/d/e/f/g/h/i/j/deep file", 10)
             .unwrap(),
         b"deep"
     );
-    assert_eq!(verify(&mut file).problems, []);
+    let report = verify(&mut file);
+    assert_eq!(report.problems, []);
+    // xorriso and we agree on where GRUB's boot code finds its image.
+    for what in [
+        "sector the MBR's boot code loads next",
+        "boot information table: checksum",
+    ] {
+        assert!(
+            report.checked.iter().any(|c| c.contains(what)),
+            "{what}: {:#?}",
+            report.checked
+        );
+    }
 }
 
 /// The fixture's ESP as a file.

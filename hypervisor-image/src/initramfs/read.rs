@@ -115,8 +115,7 @@ pub fn list_initramfs(r: impl Read, limits: Limits) -> Result<Vec<ListedEntry>, 
                 .map_err(|e| damaged(e.to_string()))?;
             link_target = Some(String::from_utf8_lossy(&target).into_owned());
         }
-        let left = reader.finish().map_err(|e| damaged(e.to_string()))?;
-        drop(left);
+        reader.finish().map_err(|e| damaged(e.to_string()))?;
         entries.push(ListedEntry {
             path: entry.name().to_owned(),
             mode: entry.mode(),

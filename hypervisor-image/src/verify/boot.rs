@@ -116,8 +116,9 @@ fn bios<R: Read + Seek>(
         return;
     };
     let expected = u64::from(entry.lba) * 4 + 4;
-    let foreign = !image.ours && matches!(mbr.bios_pointer, 0)
-        || !image.ours && mbr.bios_pointer + 4 == expected;
+    // Others' boot code: none that looks here, or that of syslinux, which wants the block itself.
+    let foreign =
+        !image.ours && (mbr.bios_pointer == 0 || mbr.bios_pointer == u64::from(entry.lba) * 4);
     if !foreign {
         let place = format!("byte {BIOS_POINTER_OFFSET:#x}");
         report.same(
@@ -248,17 +249,16 @@ fn loader(report: &mut VerifyReport, image: &Image<'_>) {
         {
             report.good(format!("`{UEFI_LOADER}` in the EFI system partition"));
         }
-        Some(_) => {
-            // Images for other processors have another loader.
-            if image.ours {
-                report.problem(
-                    "boot loader for UEFI",
-                    "EFI system partition",
-                    "none",
-                    UEFI_LOADER,
-                );
-            }
+        // Images for other processors have another loader.
+        Some(_) if image.ours => {
+            report.problem(
+                "boot loader for UEFI",
+                "EFI system partition",
+                "none",
+                UEFI_LOADER,
+            );
         }
+        Some(_) => {}
         None if has_uefi => {
             let notes = &image.inspection.notes;
             let why = notes
