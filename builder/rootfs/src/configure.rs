@@ -15,8 +15,10 @@ use std::path::{Path, PathBuf};
 
 use crate::RootfsError;
 use crate::dpkg_db;
+use crate::modules;
 use crate::sandbox::{RunOptions, Sandbox};
 use crate::stubs::Stubs;
+use crate::tmpfiles;
 use crate::unpack::Package;
 
 /// What to spare while configuring.
@@ -64,12 +66,20 @@ pub fn configure(
     packages: &[Package],
     options: &ConfigureOptions,
 ) -> Result<(), RootfsError> {
-    let stubs = Stubs::place(tree, options)?;
-    let result = run_all(sandbox, tree, packages, options);
+    let stubs = Stubs::place(tree, sandbox.mode(), options)?;
+    let result = std::thread::scope(|scope| {
+        let modules = scope.spawn(|| modules::index(sandbox, tree, options.log.as_deref()));
+        let result = run_all(sandbox, tree, packages, options);
+        let indexed = modules
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        result.and(indexed)
+    });
     // An error of the scripts says more than one of the clearing up after them.
     let restored = stubs.restore();
     result?;
     restored?;
+    tmpfiles::replay(sandbox, tree, options.log.as_deref())?;
     dpkg_db::check_installed(tree)?;
     Ok(())
 }

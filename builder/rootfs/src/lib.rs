@@ -15,11 +15,13 @@ mod digest;
 mod dpkg_db;
 mod error;
 mod glob;
+mod modules;
 mod place;
 mod root_dir;
 pub mod sandbox;
 pub mod scrub;
 mod stubs;
+mod tmpfiles;
 pub mod unpack;
 
 pub use build::{Progress, TreeOptions, TreeReport, build_tree};

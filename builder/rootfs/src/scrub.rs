@@ -120,7 +120,9 @@ impl<'a> Scrub<'a> {
 
     fn all(&mut self) -> io::Result<()> {
         for folder in EMPTIED {
-            self.empty(Path::new(folder), &|_| false)?;
+            self.empty(Path::new(folder))?;
+            // Whether something was in it, or mounted over it, depends on the sandbox.
+            self.stamp(Path::new(folder))?;
         }
         self.empty_cache()?;
         for path in REMOVED {
@@ -159,6 +161,9 @@ impl<'a> Scrub<'a> {
     }
 
     fn stamp(&mut self, path: &Path) -> io::Result<()> {
+        if !path.parent().is_some_and(|parent| self.exists(parent)) {
+            return Ok(());
+        }
         let (parent, name) = self.root.parent(path)?;
         let times = stamps(self.epoch_secs);
         match rustix::fs::utimensat(&parent, name, &times, AtFlags::SYMLINK_NOFOLLOW) {
@@ -167,11 +172,11 @@ impl<'a> Scrub<'a> {
         }
     }
 
-    /// Removes everything in a folder but what `keep` names; a missing folder is fine.
-    fn empty(&self, path: &Path, keep: &dyn Fn(&OsStr) -> bool) -> io::Result<()> {
+    /// Removes everything in a folder; a missing one is fine.
+    fn empty(&self, path: &Path) -> io::Result<()> {
         let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::RDONLY;
         match self.root.open_at(path, flags) {
-            Ok(dir) => remove_children(dir.as_fd(), keep, 0),
+            Ok(dir) => remove_children(dir.as_fd(), 0),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
         }
@@ -213,18 +218,11 @@ impl<'a> Scrub<'a> {
     }
 }
 
-fn remove_children(
-    dir: BorrowedFd<'_>,
-    keep: &dyn Fn(&OsStr) -> bool,
-    depth: u32,
-) -> io::Result<()> {
+fn remove_children(dir: BorrowedFd<'_>, depth: u32) -> io::Result<()> {
     too_deep(depth)?;
     for child in read_dir(dir)? {
-        if keep(&child.name) {
-            continue;
-        }
         if child.kind() == FileType::Directory {
-            remove_children(open_child(dir, &child.name)?.as_fd(), &|_| false, depth + 1)?;
+            remove_children(open_child(dir, &child.name)?.as_fd(), depth + 1)?;
             rustix::fs::unlinkat(dir, &child.name, AtFlags::REMOVEDIR)?;
         } else {
             rustix::fs::unlinkat(dir, &child.name, AtFlags::empty())?;
@@ -275,7 +273,7 @@ impl Walk {
             if child.kind() == FileType::Directory {
                 let child_dir = open_child(dir, name)?;
                 if self.remove_bytecode && name == "__pycache__" {
-                    remove_children(child_dir.as_fd(), &|_| false, depth).map_err(at)?;
+                    remove_children(child_dir.as_fd(), depth).map_err(at)?;
                     rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)?;
                     continue;
                 }

@@ -7,6 +7,9 @@
 //! | `/usr/bin/py3compile`                 | bytecode: see [`ConfigureOptions::python_bytecode`]                       |
 //! | `/usr/lib/python3*/py_compile.py`     | the same, where the interpreter's own package does it                     |
 //! | `/usr/sbin/update-initramfs`          | see [`ConfigureOptions::initramfs`]                                       |
+//! | `/usr/sbin/depmod`                    | runs once for each kernel, beside dpkg: see [`crate::modules`]            |
+//! | `/usr/bin/ssh-keygen`                 | host keys belong to a machine; sshd-keygen.service makes them there       |
+//! | `/usr/bin/systemd-tmpfiles`           | without /proc only: noted, and done later by [`crate::tmpfiles`]          |
 //!
 //! dpkg never looks at the contents of unpacked files, so the state of the packages stays right.
 
@@ -16,9 +19,13 @@ use std::path::{Path, PathBuf};
 use crate::RootfsError;
 use crate::configure::ConfigureOptions;
 use crate::root_dir::RootDir;
+use crate::sandbox::Mode;
 
 const NO_SERVICES: &str = "#!/bin/sh\nexit 101\n";
 const NOTHING: &str = "#!/bin/sh\nexit 0\n";
+/// One call a line, arguments ended by the unit separator.
+const NOTE_TMPFILES: &str = "#!/bin/sh\n\
+    { printf '%s\\037' \"$@\"; echo; } >> /var/lib/dpkg/tmpfiles-calls\n";
 const NOTHING_PYTHON: &str = "# empty while packages are configured\n";
 const SUFFIX: &str = ".gasthaus-kept";
 
@@ -31,7 +38,11 @@ pub(crate) struct Stubs {
 }
 
 impl Stubs {
-    pub(crate) fn place(tree: &Path, options: &ConfigureOptions) -> Result<Self, RootfsError> {
+    pub(crate) fn place(
+        tree: &Path,
+        mode: Mode,
+        options: &ConfigureOptions,
+    ) -> Result<Self, RootfsError> {
         let root = RootDir::open(tree).map_err(|source| RootfsError::Tree {
             action: "open the tree",
             path: tree.to_owned(),
@@ -44,6 +55,11 @@ impl Stubs {
         };
         stubs.put("usr/sbin/policy-rc.d", NO_SERVICES, true)?;
         stubs.put("usr/sbin/start-stop-daemon", NOTHING, false)?;
+        stubs.put("usr/sbin/depmod", NOTHING, false)?;
+        stubs.put("usr/bin/ssh-keygen", NOTHING, false)?;
+        if mode == Mode::RootPlain {
+            stubs.put("usr/bin/systemd-tmpfiles", NOTE_TMPFILES, false)?;
+        }
         if !options.initramfs {
             stubs.put("usr/sbin/update-initramfs", NOTHING, false)?;
         }

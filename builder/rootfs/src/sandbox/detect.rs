@@ -23,6 +23,33 @@ const NEEDED_CAPABILITIES: [(u32, &str); 7] = [
 ];
 const CAP_SYS_ADMIN: u32 = 21;
 
+/// How a user namespace names the ids of this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IdMap {
+    /// As they are: root gains a mount namespace of its own where only CAP_SYS_ADMIN is missing.
+    Identity,
+    /// 0 is the user, the others come from a subordinate range.
+    Sub(SubIds),
+}
+
+impl IdMap {
+    /// Writes the maps of a process that has just entered its namespace.
+    pub(super) fn map_into(&self, process: Pid) -> Result<(), String> {
+        match self {
+            Self::Identity => {
+                let map = format!("0 0 {}", NEEDED_IDS + 1);
+                for file in ["uid_map", "gid_map"] {
+                    let path = format!("/proc/{}/{file}", process.as_raw_nonzero());
+                    std::fs::write(&path, &map)
+                        .map_err(|error| format!("write `{path}`: {error}"))?;
+                }
+                Ok(())
+            }
+            Self::Sub(ids) => ids.map_into(process),
+        }
+    }
+}
+
 /// A user's range of subordinate ids; equally long for users and groups.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubIds {
@@ -36,7 +63,7 @@ pub struct SubIds {
 
 impl SubIds {
     /// Maps 0 to the user and 1..=65535 to the subordinate range.
-    pub(super) fn map_into(&self, process: Pid) -> Result<(), String> {
+    fn map_into(&self, process: Pid) -> Result<(), String> {
         let pid = process.as_raw_nonzero().to_string();
         for (program, own, first) in [
             (&self.newuidmap, self.uid, self.first_uid),
@@ -118,9 +145,9 @@ impl HostFacts {
     ///
     /// # Errors
     /// [`SandboxError::RootLacks`], [`SandboxError::NotPossible`].
-    pub fn verdict(&self) -> Result<(Vec<Mode>, Option<SubIds>), SandboxError> {
+    pub fn verdict(&self) -> Result<Vec<(Mode, Option<IdMap>)>, SandboxError> {
         if self.uid != 0 {
-            return Ok((vec![Mode::UserNs], Some(self.sub_ids()?)));
+            return Ok(vec![(Mode::UserNs, Some(IdMap::Sub(self.sub_ids()?)))]);
         }
         let missing: Vec<_> = NEEDED_CAPABILITIES
             .iter()
@@ -129,16 +156,19 @@ impl HostFacts {
             .collect();
         let mut modes = Vec::new();
         if self.has(CAP_SYS_ADMIN) {
-            modes.push(Mode::Root);
+            modes.push((Mode::Root, None));
         }
         if missing.is_empty() {
-            modes.push(Mode::RootPlain);
+            if !self.has(CAP_SYS_ADMIN) {
+                modes.push((Mode::Root, Some(IdMap::Identity)));
+            }
+            modes.push((Mode::RootPlain, None));
         }
         if modes.is_empty() {
             let missing = missing.join(", ");
             return Err(SandboxError::RootLacks { missing });
         }
-        Ok((modes, None))
+        Ok(modes)
     }
 
     fn sub_ids(&self) -> Result<SubIds, SandboxError> {
@@ -204,12 +234,11 @@ impl HostFacts {
 /// Tries the modes of the verdict with a real run in an empty tree.
 pub(super) fn detect(epoch_secs: u64) -> Result<Sandbox, SandboxError> {
     let facts = HostFacts::read();
-    let (modes, sub_ids) = facts.verdict()?;
     let mut first_error = None;
-    for mode in modes {
+    for (mode, id_map) in facts.verdict()? {
         let sandbox = Sandbox {
             mode,
-            sub_ids: sub_ids.clone(),
+            id_map,
             epoch_secs,
         };
         match trial(&sandbox) {
@@ -326,9 +355,10 @@ mod tests {
 
     #[test]
     fn a_user_with_everything() {
-        let (modes, ids) = user().verdict().unwrap();
-        assert_eq!(modes, [Mode::UserNs]);
-        let ids = ids.unwrap();
+        let modes = user().verdict().unwrap();
+        let [(Mode::UserNs, Some(IdMap::Sub(ids)))] = &modes[..] else {
+            panic!("{modes:?}");
+        };
         assert_eq!((ids.first_uid, ids.first_gid), (100_000, 200_000));
     }
 
@@ -367,12 +397,12 @@ mod tests {
             capabilities,
             ..HostFacts::default()
         };
-        assert_eq!(
-            root(u64::MAX).verdict().unwrap().0,
-            [Mode::Root, Mode::RootPlain]
-        );
+        let plain = (Mode::RootPlain, None);
+        let all = [(Mode::Root, None), plain.clone()];
+        assert_eq!(root(u64::MAX).verdict().unwrap(), all);
         // The default set of Docker.
-        assert_eq!(root(0xa804_25fb).verdict().unwrap().0, [Mode::RootPlain]);
+        let docker = [(Mode::Root, Some(IdMap::Identity)), plain];
+        assert_eq!(root(0xa804_25fb).verdict().unwrap(), docker);
         let error = root(0xa804_25fb & !(1 << 27) & !1).verdict().unwrap_err();
         assert!(
             error.to_string().contains("CAP_CHOWN, CAP_MKNOD"),

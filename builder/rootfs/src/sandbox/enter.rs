@@ -19,7 +19,7 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 use rustix::thread::UnshareFlags;
 
 use super::sys::{self, Side};
-use super::{End, Mode, Sandbox, SandboxError, mounts};
+use super::{End, IdMap, Mode, Sandbox, SandboxError, mounts};
 
 const SETUP: u8 = b'E';
 const EXIT: u8 = b'X';
@@ -35,6 +35,7 @@ pub(super) struct Job<'a> {
     pub argv: &'a [OsString],
     pub env: Vec<(String, String)>,
     pub cwd: Option<&'a Path>,
+    pub arg0: Option<&'a str>,
     pub output: &'a mut File,
     pub time_limit: Duration,
 }
@@ -47,7 +48,12 @@ pub(super) fn run(sandbox: &Sandbox, job: Job<'_>) -> Result<End, SandboxError> 
         .map_or_else(String::new, |arg| arg.to_string_lossy().into_owned());
     let output = job.output.as_raw_fd();
     let time_limit = job.time_limit;
-    let (kind, payload) = with_keeper(sandbox, &program, &[output], |report| {
+    // Outside of trees root needs no namespace to be root.
+    let id_map = match &sandbox.id_map {
+        Some(IdMap::Identity) if job.tree.is_none() => None,
+        id_map => id_map.as_ref(),
+    };
+    let (kind, payload) = with_keeper(id_map, &program, &[output], |report| {
         keep(sandbox, &job, report)
     })?;
     let number = || String::from_utf8_lossy(&payload).parse().unwrap_or(-1);
@@ -67,7 +73,7 @@ pub(super) fn call<F>(sandbox: &Sandbox, action: &str, work: F) -> Result<Vec<u8
 where
     F: FnOnce() -> Result<Vec<u8>, String>,
 {
-    let (kind, payload) = with_keeper(sandbox, action, &[], |report| {
+    let (kind, payload) = with_keeper(sandbox.id_map.as_ref(), action, &[], |report| {
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
         match result.unwrap_or_else(|_| Err("a bug: the work panicked".to_owned())) {
@@ -87,7 +93,7 @@ where
 
 /// Forks the keeper, brings it into the user namespace if that is the mode, and waits for one report.
 fn with_keeper<F>(
-    sandbox: &Sandbox,
+    id_map: Option<&IdMap>,
     program: &str,
     keep_open: &[i32],
     body: F,
@@ -107,8 +113,8 @@ where
             keep.extend(keep_open);
             sys::close_others(&keep);
             let mut report = File::from(report_out);
-            let result =
-                enter_user_ns(sandbox, &mut report, go_in).and_then(|()| body(&mut report));
+            let result = enter_user_ns(id_map.is_some(), &mut report, go_in)
+                .and_then(|()| body(&mut report));
             if let Err(text) = result {
                 send(&mut report, SETUP, text.as_bytes());
             }
@@ -119,7 +125,7 @@ where
     drop((report_out, go_in));
     let mut report = File::from(report_in);
     let result = (|| {
-        if let Some(ids) = &sandbox.sub_ids {
+        if let Some(ids) = id_map {
             match receive(&mut report)? {
                 (b'U', _) => ids.map_into(keeper).map_err(io::Error::other)?,
                 early => return Ok(early),
@@ -141,11 +147,11 @@ where
 }
 
 /// The keeper's first steps.
-fn enter_user_ns(sandbox: &Sandbox, report: &mut File, go: OwnedFd) -> Result<(), String> {
+fn enter_user_ns(new_ns: bool, report: &mut File, go: OwnedFd) -> Result<(), String> {
     let kill = Some(Signal::KILL);
     let step = |what: &'static str| move |error: rustix::io::Errno| format!("{what}: {error}");
     rustix::process::set_parent_process_death_signal(kill).map_err(step("prctl"))?;
-    if sandbox.sub_ids.is_some() {
+    if new_ns {
         sys::unshare(UnshareFlags::NEWUSER)
             .map_err(|error| format!("create a user namespace: {error}"))?;
         send(report, b'U', b"");
@@ -154,7 +160,7 @@ fn enter_user_ns(sandbox: &Sandbox, report: &mut File, go: OwnedFd) -> Result<()
     File::from(go)
         .read_exact(&mut go_byte)
         .map_err(|_| "the id maps were not written".to_owned())?;
-    if sandbox.sub_ids.is_some() {
+    if new_ns {
         let (uid, gid) = (rustix::fs::Uid::ROOT, rustix::fs::Gid::ROOT);
         rustix::thread::set_thread_groups(&[]).map_err(step("drop groups"))?;
         rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(step("become group 0"))?;
@@ -235,6 +241,9 @@ fn be_init(
         .stdin(Stdio::null())
         .stdout(output()?)
         .stderr(output()?);
+    if let Some(arg0) = job.arg0 {
+        std::os::unix::process::CommandExt::arg0(&mut command, arg0);
+    }
     if let Some(cwd) = job.cwd {
         command.current_dir(cwd);
     }

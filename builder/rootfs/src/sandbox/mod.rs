@@ -2,7 +2,7 @@
 //!
 //! | mode        | who                                        | isolation                                                    |
 //! |-------------|--------------------------------------------|--------------------------------------------------------------|
-//! | `Root`      | root with CAP_SYS_ADMIN                    | private mount, pid, ipc, uts and network namespaces, chroot  |
+//! | `Root`      | root with CAP_SYS_ADMIN or user namespaces | private mount, pid, ipc, uts and network namespaces, chroot  |
 //! | `RootPlain` | root in a plain container                  | chroot only; /dev nodes made before and removed after        |
 //! | `UserNs`    | a user with a range in /etc/subuid, subgid | the same as `Root`, inside a user namespace                  |
 //!
@@ -22,7 +22,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use detect::{HostFacts, SubIds};
+pub use detect::{HostFacts, IdMap, SubIds};
 
 /// Ends of logs that go into error messages.
 const TAIL_BYTES: u64 = 4096;
@@ -139,6 +139,10 @@ pub struct RunOptions {
     pub log: Option<PathBuf>,
     /// Killed after this; 45 minutes if not given.
     pub time_limit: Option<Duration>,
+    /// The name the program is told, if it is not its path: programs of many names behave by it.
+    pub arg0: Option<String>,
+    /// Makes no device nodes where that would change the tree itself: for programs that run beside another one.
+    pub no_devices: bool,
 }
 
 /// What a program left behind.
@@ -197,7 +201,7 @@ impl RunOutput {
 #[derive(Debug, Clone)]
 pub struct Sandbox {
     mode: Mode,
-    sub_ids: Option<SubIds>,
+    id_map: Option<IdMap>,
     epoch_secs: u64,
 }
 
@@ -233,6 +237,7 @@ impl Sandbox {
     pub fn plain(mut self) -> Option<Self> {
         (self.mode != Mode::UserNs).then(|| {
             self.mode = Mode::RootPlain;
+            self.id_map = None;
             self
         })
     }
@@ -305,7 +310,9 @@ impl Sandbox {
             .map_or_else(String::new, |arg| arg.to_string_lossy().into_owned());
         let (mut output, start) = open_output(options.log.as_deref())?;
         let dev = match (tree, self.mode) {
-            (Some(tree), Mode::RootPlain) => Some(mounts::DeviceNodes::make(tree)?),
+            (Some(tree), Mode::RootPlain) if !options.no_devices => {
+                Some(mounts::DeviceNodes::make(tree)?)
+            }
             _ => None,
         };
         let job = enter::Job {
@@ -313,6 +320,7 @@ impl Sandbox {
             argv: &argv,
             env: self.environment(&options.env),
             cwd: options.cwd.as_deref(),
+            arg0: options.arg0.as_deref(),
             output: &mut output,
             time_limit: options.time_limit.unwrap_or(TIME_LIMIT),
         };

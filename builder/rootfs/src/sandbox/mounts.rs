@@ -90,9 +90,15 @@ fn mount_point(tree: &Path, name: &str) -> Result<PathBuf, String> {
     match path.symlink_metadata() {
         Ok(meta) if meta.is_dir() => Ok(path),
         Ok(_) => Err(format!("/{name} of the tree is not a folder")),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => std::fs::create_dir(&path)
-            .map(|()| path)
-            .map_err(|error| format!("create /{name}: {error}")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let mode = if name == "tmp" { 0o1777 } else { 0o755 };
+            std::fs::create_dir(&path)
+                .and_then(|()| {
+                    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))
+                })
+                .map(|()| path)
+                .map_err(|error| format!("create /{name}: {error}"))
+        }
         Err(error) => Err(format!("look at /{name}: {error}")),
     }
 }
@@ -108,8 +114,14 @@ impl DeviceNodes {
             action: format!("make {what} in `{}`", tree.display()),
             source,
         };
-        let dev = mount_point(tree, "dev")
-            .map_err(|text| failed("/dev".to_owned(), io::Error::other(text)))?;
+        let folder = |name: &str| {
+            mount_point(tree, name)
+                .map_err(|text| failed(format!("/{name}"), io::Error::other(text)))
+        };
+        let dev = folder("dev")?;
+        for name in ["proc", "run", "tmp"] {
+            folder(name)?;
+        }
         let mut nodes = Self { made: Vec::new() };
         for (name, major, minor) in NODES {
             let path = dev.join(name);

@@ -27,6 +27,11 @@ struct Holder {
     symlink: bool,
 }
 
+/// Package → paths it has to write once more.
+pub(super) type Again = BTreeMap<usize, HashSet<PathBuf>>;
+/// Package and a path that is another's now.
+pub(super) type Lost = BTreeSet<(usize, PathBuf)>;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
@@ -34,7 +39,7 @@ pub(super) struct Claims {
     /// Path → the package that wins it after all.
     contested: BTreeMap<PathBuf, usize>,
     /// Package and path it has to give up.
-    lost: BTreeSet<(usize, PathBuf)>,
+    lost: Lost,
 }
 
 impl Claims {
@@ -94,13 +99,8 @@ impl Claims {
     }
 
     /// What to write again, by package, and what packages have lost.
-    pub(super) fn take_settlements(
-        &mut self,
-    ) -> (
-        BTreeMap<usize, HashSet<PathBuf>>,
-        BTreeSet<(usize, PathBuf)>,
-    ) {
-        let mut again: BTreeMap<usize, HashSet<PathBuf>> = BTreeMap::new();
+    pub(super) fn take_settlements(&mut self) -> (Again, Lost) {
+        let mut again = Again::new();
         for (path, winner) in std::mem::take(&mut self.contested) {
             if self
                 .held

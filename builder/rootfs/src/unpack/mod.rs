@@ -18,7 +18,7 @@ use md5::{Digest, Md5};
 use crate::RootfsError;
 use crate::deb::{Control, DataEntry, Deb, DebError, EntryKind, EntryMeta, Next, Owner};
 use crate::glob::PathFilter;
-use crate::place::{finish_dir, is_path, place};
+use crate::place::{Tap, finish_dir, is_path, place};
 use crate::root_dir::RootDir;
 use crate::sandbox::{Mode, Sandbox};
 
@@ -283,7 +283,7 @@ impl Worker<'_> {
         let conffile = self.conffile_of(&meta);
         let mut md5 = Md5::new();
         let mut tap = |block: &[u8]| md5.update(block);
-        let tap: Option<&mut dyn FnMut(&[u8])> = conffile.is_some().then_some(&mut tap);
+        let tap: Option<Tap<'_>> = conffile.is_some().then_some(&mut tap);
         place(&mut self.root, entry, self.shared.owner, tap)?;
         self.out.bytes += meta.size_bytes;
         if let Some(path) = conffile {
