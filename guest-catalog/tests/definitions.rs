@@ -1,8 +1,6 @@
 //! Definitions: the shipped ones are good, and every field wrong in turn is refused with file, line, key and choice.
-use guest_catalog::{
-    Catalogue, Guest, GuestError, Mode, Placement, Resources, Source, address, render_xl,
-};
-use std::path::{Path, PathBuf};
+use guest_catalog::{Catalogue, Guest, Mode, Resources, Source};
+use std::path::Path;
 
 const GOOD: &str = r#"name = "web"
 description = "A web server"
@@ -424,68 +422,23 @@ fn unknown_names_get_the_nearest() {
     );
 }
 
-fn golden(name: &str, rendered: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
-        .join(name);
-    if std::env::var_os("GUEST_GOLDEN_WRITE").is_some() {
-        std::fs::write(&path, rendered).expect("golden files are writable");
-    }
-    let kept = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(
-        kept, rendered,
-        "{name}: if the change is wanted, GUEST_GOLDEN_WRITE=1 renews the file"
-    );
-}
-
 #[test]
-fn rendering_is_as_kept() {
-    let shipped = shipped();
-    for entry in shipped.entries() {
-        let folder = PathBuf::from("/var/lib/gasthaus/guests").join(entry.guest.name.as_str());
-        let placement = Placement::in_folder(entry, &folder);
-        for mode in [Mode::Pvh, Mode::Pv] {
-            golden(
-                &format!("{}-{mode}.cfg", entry.guest.name),
-                &render_xl(&entry.guest, &placement, mode).unwrap(),
-            );
-        }
-    }
-    golden(
-        "static-leases.conf",
-        &address::render_static_leases(&shipped, address::DEFAULT_BRIDGE),
+fn the_readme_tells_the_truth() {
+    let readme = include_str!("../README.md");
+    let example = readme
+        .split("```toml\n")
+        .nth(1)
+        .unwrap()
+        .split("```")
+        .next()
+        .unwrap();
+    Guest::parse("guests/web/guest.toml", example).unwrap();
+    let wrong = example.replace("memory-mib", "memory-mb");
+    let message = problems(&wrong).concat();
+    assert!(
+        message.contains("line 5: `memory-mb` is no known key")
+            && message.contains("did you mean `memory-mib`?"),
+        "{message}"
     );
-    assert!(!address::render_static_leases(&shipped, "other0").contains("Address"));
-}
-
-#[test]
-fn rendering_refuses_what_would_need_quoting() {
-    let entry = &shipped().entries()[0].clone();
-    let folder = PathBuf::from("/guests/debian");
-    for (key, change) in [
-        (
-            "boot.cmdline",
-            (|g, _| g.boot.cmdline = "a\"\nname = \"b".into()) as fn(&mut Guest, &mut Placement),
-        ),
-        ("network.bridge", |g, _| {
-            g.network.bridge = "a,script=/x".into()
-        }),
-        ("kernel", |_, p| p.kernel = "/boot/a\"b".into()),
-        ("kernel", |_, p| p.kernel = "vmlinuz".into()),
-        ("initrd", |_, p| p.initrd = Some("/a\nb".into())),
-        ("disks.device", |_, p| {
-            p.disks[0].device = "xvda,access=rw".into()
-        }),
-        ("disks.target", |_, p| {
-            p.disks[0].target = "/dev/a, script".into()
-        }),
-    ] {
-        let (mut guest, mut placement) =
-            (entry.guest.clone(), Placement::in_folder(entry, &folder));
-        change(&mut guest, &mut placement);
-        match render_xl(&guest, &placement, Mode::Pv) {
-            Err(GuestError::Unrenderable { key: found, .. }) => assert_eq!(found, key),
-            other => panic!("{key}: {other:?}"),
-        }
-    }
+    assert!(readme.contains("line 5: `memory-mb` is no known key"));
 }

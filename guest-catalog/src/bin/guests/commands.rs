@@ -2,7 +2,7 @@
 use crate::error::Failure;
 use crate::house::{House, Hypervisor};
 use crate::program::XL;
-use crate::start::{self, Starter};
+use crate::start::{self, Manner, Starter};
 use crate::state::{Record, State};
 use crate::xl::{Domain, Toolstack, Xl};
 use guest_catalog::{Entry, Mode};
@@ -13,8 +13,8 @@ use std::time::Duration;
 
 /// How long `stop` asks before it switches off.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
-/// The same for `down`: the machine is going down, and nothing of a guest survives that anyway.
-const DOWN_PATIENCE: Duration = Duration::from_secs(10);
+/// The same for `down`: the machine is going down, nothing of a guest survives that anyway, and systemd waits 15 s.
+const DOWN_PATIENCE: Duration = Duration::from_secs(8);
 
 /// One line of the list.
 #[derive(Debug, Serialize)]
@@ -148,11 +148,15 @@ pub fn stop(house: &House, name: &str, now: bool) -> Result<(), Failure> {
     let catalogue = house.catalogue()?;
     let entry = catalogue.find(name)?;
     need_hypervisor(house)?;
+    let patience = if now { Duration::ZERO } else { STOP_PATIENCE };
     start::stop(
         house,
         &Xl,
         entry,
-        if now { Duration::ZERO } else { STOP_PATIENCE },
+        Manner {
+            patience,
+            closing: false,
+        },
     )?;
     print(&format!("guest `{name}` is stopped\n"))
 }
@@ -163,7 +167,17 @@ pub fn down(house: &House) -> Result<(), Failure> {
         return Ok(());
     }
     let catalogue = house.catalogue()?;
-    let stop = |entry| start::stop(house, &Xl, entry, DOWN_PATIENCE);
+    let stop = |entry| {
+        start::stop(
+            house,
+            &Xl,
+            entry,
+            Manner {
+                patience: DOWN_PATIENCE,
+                closing: true,
+            },
+        )
+    };
     std::thread::scope(|scope| {
         let stops: Vec<_> = catalogue
             .entries()

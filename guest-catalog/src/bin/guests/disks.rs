@@ -151,3 +151,64 @@ fn is_sound(node: &str) -> Result<bool, Failure> {
 fn dmsetup(args: &[&str], purpose: &str) -> Result<String, Failure> {
     program::run(DMSETUP, args, purpose, LIMIT)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::house;
+    use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+
+    const PLACE: SeekFrom = SeekFrom::Start(4096);
+
+    #[test]
+    #[ignore = "needs root, the kernel's loop, dm-mod and dm-snapshot, and dmsetup: cargo test -- --ignored copy_on_write"]
+    fn copy_on_write_spares_the_image_and_has_one_writer() {
+        let (dir, house, catalogue) = house(&[("tiny", 1)]);
+        std::os::unix::fs::symlink("/proc", dir.path().join("proc")).unwrap();
+        let mut entry = catalogue.entries()[0].clone();
+        let disk = "device = \"xvda\"\nimage = \"disk.img\"\naccess = \"copy-on-write\"";
+        entry.guest.disks = vec![toml::from_str(disk).unwrap()];
+        let image = house.folder(&entry).join("disk.img");
+        std::fs::write(&image, vec![0x11; 8 << 20]).unwrap();
+        attach(&house, &entry).unwrap();
+
+        let node = Path::new("/dev/mapper").join(cow_device_name(&entry.guest, "xvda"));
+        let mut found = [0; 4];
+        let mut writer = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&node)
+            .unwrap();
+        assert_eq!(writer.seek(SeekFrom::End(0)).unwrap(), 8 << 20);
+        writer.seek(PLACE).unwrap();
+        writer.write_all(&[0x22; 4]).unwrap();
+        writer.sync_all().unwrap();
+        assert!(
+            matches!(attach(&house, &entry), Err(Failure::DiskInUse { .. })),
+            "a second writer is refused"
+        );
+        drop(writer);
+
+        attach(&house, &entry).unwrap();
+        let mut reader = File::open(&node).unwrap();
+        reader.seek(PLACE).unwrap();
+        reader.read_exact(&mut found).unwrap();
+        assert_eq!(found, [0x22; 4], "the layer outlives a stop");
+        drop(reader);
+        assert!(
+            std::fs::read(&image)
+                .unwrap()
+                .iter()
+                .all(|byte| *byte == 0x11),
+            "the image is as it was"
+        );
+
+        let name = cow_device_name(&entry.guest, "xvda");
+        dmsetup(
+            &["remove", "--noudevrules", "--noudevsync", &name],
+            "clean up",
+        )
+        .unwrap();
+        rustix::mount::unmount(house.run("cow"), rustix::mount::UnmountFlags::DETACH).unwrap();
+    }
+}

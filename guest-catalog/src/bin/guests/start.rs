@@ -220,29 +220,44 @@ impl<'h> Starter<'h> {
     }
 }
 
-/// Stops a guest: politely for `patience`, then without asking. A guest that is not there is stopped already.
+/// How to stop a guest.
+#[derive(Debug, Clone, Copy)]
+pub struct Manner {
+    /// How long it is asked before it is switched off; zero: not asked at all.
+    pub patience: Duration,
+    /// Whether the house closes: then a start in progress is not waited for.
+    pub closing: bool,
+}
+
+/// Stops a guest. One that is not there is stopped already.
 pub fn stop(
     house: &House,
     tools: &dyn Toolstack,
     entry: &Entry,
-    patience: Duration,
+    manner: Manner,
 ) -> Result<(), Failure> {
     let name = &entry.guest.name;
-    let _lock = state::lock(house, name, LOCK_LIMIT)?;
+    let limit = if manner.closing {
+        Duration::ZERO
+    } else {
+        LOCK_LIMIT
+    };
+    let _lock = match state::lock(house, name, limit) {
+        Err(Failure::Busy { .. }) if manner.closing => None,
+        lock => Some(lock?),
+    };
     // First the record: the watch must not take the end for a death.
     Record::load(house, name).enter(house, name, State::Stopped, None)?;
-    if !patience.is_zero()
-        && tools
-            .domain(name.as_str())?
-            .is_some_and(|domain| !domain.dead)
-    {
-        match tools.shutdown(name.as_str()) {
-            Ok(()) => wait_gone(tools, name.as_str(), patience)?,
+    let name = name.as_str();
+    let alive = tools.domain(name)?.is_some_and(|domain| !domain.dead);
+    if alive && !manner.patience.is_zero() {
+        match tools.shutdown(name) {
+            Ok(()) => wait_gone(tools, name, manner.patience)?,
             Err(failure) => println!("guests: {failure}; switching it off"),
         }
     }
-    if tools.domain(name.as_str())?.is_some() {
-        tools.destroy(name.as_str())?;
+    if tools.domain(name)?.is_some() {
+        tools.destroy(name)?;
     }
     Ok(())
 }

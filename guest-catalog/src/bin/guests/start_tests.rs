@@ -43,7 +43,11 @@ fn first_mode_that_works_is_taken() {
         Mode::Pvh
     );
     assert_eq!(tools.log(), ["create tiny/pvh"]);
-    stop(&house, &tools, entry, Duration::from_secs(1)).unwrap();
+    let manner = Manner {
+        patience: Duration::from_secs(1),
+        closing: false,
+    };
+    stop(&house, &tools, entry, manner).unwrap();
     assert_eq!(tools.log(), ["create tiny/pvh", "shutdown tiny"]);
     assert_eq!(
         Record::load(&house, &entry.guest.name).state,
@@ -141,4 +145,39 @@ fn dead_domains_are_cleared_away() {
         tools.log(),
         ["create tiny/pvh", "destroy tiny", "create tiny/pvh"]
     );
+}
+
+#[test]
+fn a_closing_house_does_not_wait_for_starts() {
+    let (_dir, house, catalogue) = house(&[("tiny", 1)]);
+    let entry = &catalogue.entries()[0];
+    let tools = ListTools::new(1000);
+    starter(&house, &tools, |_| true)
+        .start(entry, &|| {})
+        .unwrap();
+    let held = lock(&house, &entry.guest.name, Duration::ZERO).unwrap();
+    let started = Instant::now();
+    stop(
+        &house,
+        &tools,
+        entry,
+        Manner {
+            patience: Duration::from_secs(5),
+            closing: true,
+        },
+    )
+    .unwrap();
+    assert!(started.elapsed() < Duration::from_secs(4));
+    assert_eq!(tools.log(), ["create tiny/pvh", "shutdown tiny"]);
+    drop(held);
+    stop(
+        &house,
+        &tools,
+        entry,
+        Manner {
+            patience: Duration::ZERO,
+            closing: false,
+        },
+    )
+    .unwrap();
 }
