@@ -1,6 +1,17 @@
 //! Builds bootable multi-guest images: the command line, the recipe and the pipeline.
 
+pub mod accounts;
+pub mod assets;
+pub mod cache;
 pub mod cli;
+pub mod definition;
+pub mod error;
+pub mod guest_source;
+pub mod manifest;
+pub mod overlay;
+pub mod pipeline;
 pub mod qemu;
 pub mod recipe;
 pub mod recipe_file;
+pub mod stages;
+pub mod tool;

@@ -50,7 +50,11 @@ macro_rules! explain {
         }
     )*};
 }
-explain!(crate::recipe_file::RecipeError, crate::qemu::QemuError);
+explain!(
+    crate::error::BuildError,
+    crate::recipe_file::RecipeError,
+    crate::qemu::QemuError
+);
 
 impl Failure {
     /// The error, its causes, the hint; one per line, causes indented.

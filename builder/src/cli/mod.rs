@@ -1,14 +1,22 @@
 //! The command line: one file per subcommand, each with its arguments and its `run`.
 
+pub mod build;
 pub mod check;
+pub mod clean;
 pub mod completions;
 pub mod failure;
+mod image_file;
 pub mod init;
+pub mod inspect;
+pub mod lock;
 pub mod man;
 pub mod output;
+pub mod plan;
 pub mod run;
 pub mod schema;
+pub mod tools;
 pub mod ui;
+pub mod verify;
 
 use std::io::IsTerminal;
 
@@ -31,13 +39,14 @@ pub use ui::{StageBar, Ui};
 )]
 #[command(after_help = "Start with `gasthaus build`, then `gasthaus run out/demo.iso`.")]
 pub struct Cli {
-    #[command(flatten)]
-    global: Global,
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    global: Global,
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
 struct Global {
     /// Say more: what is done (-v), with which details (-vv), everything (-vvv)
     #[arg(short, long, action = ArgAction::Count, global = true)]
@@ -54,9 +63,16 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Build(build::Args),
+    Lock(lock::Args),
+    Plan(plan::Args),
     Check(check::Args),
     Init(init::Args),
     Run(run::Args),
+    Inspect(inspect::Args),
+    Verify(verify::Args),
+    Clean(clean::Args),
+    Tools(tools::Args),
     Schema(schema::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -83,9 +99,16 @@ impl Cli {
         };
         start_logging(&cx, self.global.quiet, self.colors_stderr());
         match self.command {
+            Command::Build(args) => build::run(&args, &cx),
+            Command::Lock(args) => lock::run(&args, &cx),
+            Command::Plan(args) => plan::run(&args, &cx),
             Command::Check(args) => check::run(&args, &cx),
             Command::Init(args) => init::run(&args, &cx),
             Command::Run(args) => run::run(&args, &cx),
+            Command::Inspect(args) => inspect::run(&args, &cx),
+            Command::Verify(args) => verify::run(&args, &cx),
+            Command::Clean(args) => clean::run(&args, &cx),
+            Command::Tools(args) => tools::run(&args, &cx),
             Command::Schema(args) => schema::run(&args, &cx),
             Command::Completions(args) => completions::run(&args, &cx),
             Command::Man(args) => man::run(&args, &cx),

@@ -1,0 +1,98 @@
+//! `gasthaus build`: from a recipe to a bootable image.
+
+use std::path::PathBuf;
+
+use super::ui::human_bytes;
+use super::{CliResult, Context, output};
+use crate::error::BuildError;
+use crate::pipeline::{self, BuildRequest, Outcome, STAGES};
+use crate::recipe_file::RecipeFile;
+
+/// Build a bootable image from a recipe
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Name of an embedded recipe, or a file [default: demo]
+    recipe: Option<String>,
+
+    /// Folder for the image, its manifest and its digest
+    #[arg(long, value_name = "DIR", default_value = "out")]
+    out: PathBuf,
+
+    /// Stop after this stage
+    #[arg(long, value_name = "STAGE", value_parser = clap::builder::PossibleValuesParser::new(STAGES.map(|(name, _)| name)))]
+    until: Option<String>,
+
+    /// Pack small instead of fast
+    #[arg(long)]
+    release: bool,
+
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Arguments of every subcommand that may fetch.
+#[derive(Debug, clap::Args)]
+pub struct Common {
+    /// Use no network: the lock file and the cache must have everything
+    #[arg(long)]
+    offline: bool,
+
+    /// Fail instead of changing the lock file
+    #[arg(long)]
+    locked: bool,
+
+    /// Threads to use [default: one for each processor]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    jobs: Option<u16>,
+}
+
+impl Common {
+    /// A request for `recipe`, an embedded name or a file.
+    ///
+    /// # Errors
+    /// If the recipe is unknown or has mistakes.
+    pub(super) fn request(&self, recipe: Option<&str>) -> Result<BuildRequest, super::Failure> {
+        let file = RecipeFile::load(recipe, None)?;
+        let jobs = self.jobs.map_or_else(
+            || std::thread::available_parallelism().map_or(1, usize::from),
+            usize::from,
+        );
+        Ok(BuildRequest {
+            lock_path: pipeline::lock_path_for(file.dir.as_deref()),
+            recipe_dir: file.dir.clone().unwrap_or_default(),
+            recipe: file.recipe,
+            out_dir: PathBuf::new(),
+            until: None,
+            offline: self.offline,
+            locked: self.locked,
+            jobs,
+            release: false,
+        })
+    }
+}
+
+pub(super) fn run(args: &Args, cx: &Context) -> CliResult {
+    let mut request = args.common.request(args.recipe.as_deref())?;
+    request.out_dir = args.out.clone();
+    request.until = args.until.clone();
+    request.release = args.release;
+    let outcome = pipeline::build(&request, &cx.ui).map_err(|error: BuildError| error)?;
+    match outcome {
+        Outcome::Stopped { after } => cx.ui.line(&format!("stopped after `{after}`")),
+        Outcome::Built {
+            image,
+            manifest,
+            unchanged,
+        } => {
+            let how = if unchanged { "unchanged" } else { "built" };
+            cx.ui.line(&format!(
+                "{how}: {} in {:.1} s, build {}",
+                human_bytes(manifest.image.bytes),
+                manifest.run.seconds,
+                manifest.build_id
+            ));
+            output::print(&format!("{}\n", image.display()))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,361 @@
+//! Stage `guests`: make the guests' disks and initramfs, and pack the layer `guests`.
+//!
+//! In: the recipe's guests, their packages, the kernel. Out: [`Guests`]: for each guest `guest.toml`, `initrd.zst` and
+//! `disk.img` below [`GUESTS_DIR`] in one read-only layer. Guests run on dom0's kernel, so their disks carry only the
+//! modules a guest can use.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use guest_catalog::address::{DEFAULT_BRIDGE, render_static_leases};
+use guest_catalog::{BuiltinGuest, Catalogue, DebianSource, Entry as Placed, Source, TINY_MODULES};
+
+use super::StageCx;
+use super::fetch::{Debs, guest_set};
+use super::initramfs::{self, list};
+use super::kernel::Kernel;
+use super::layers::{self, Layer, check_superblock, mkfs_erofs};
+use super::modules::parse_list;
+use super::tree::{self, Tree};
+use crate::accounts::Accounts;
+use crate::assets;
+use crate::cache::Key;
+use crate::error::BuildError;
+use crate::guest_source::catalogue_of;
+use crate::manifest::GuestSummary;
+use crate::overlay::{Entries, Entry, Target};
+use crate::tool::Tools;
+
+/// Where dom0 finds its guests.
+pub const GUESTS_DIR: &str = "var/lib/gasthaus/guests";
+/// Raise when the way guests are made changes.
+const REVISION: &str = "guests-1";
+/// zstd level of guests' initramfs: they are unpacked once per start, and small.
+const INITRD_LEVEL: i32 = 12;
+/// Modules of a guest's disk besides those its initramfs has: what programs in a guest commonly ask for.
+const GUEST_DISK_MODULES: [&str; 14] = [
+    "xen-netfront",
+    "xen-blkfront",
+    "virtio_net",
+    "virtio_blk",
+    "virtio_balloon",
+    "virtio_rng",
+    "ext4",
+    "overlay",
+    "fuse",
+    "tun",
+    "veth",
+    "nf_tables",
+    "nft_masq",
+    "nft_ct",
+];
+
+/// The guests and their layer.
+#[derive(Clone, Debug)]
+pub struct Guests {
+    /// The guests with their places on the network.
+    pub catalogue: Catalogue,
+    /// The packed layer.
+    pub layer: Layer,
+}
+
+impl Guests {
+    /// Where dom0's network configuration looks for the guests' leases.
+    #[must_use]
+    pub fn leases_path(&self) -> String {
+        format!("etc/systemd/network/10-{DEFAULT_BRIDGE}.network.d/guests.conf")
+    }
+
+    /// The guests' leases, for systemd-networkd.
+    #[must_use]
+    pub fn static_leases(&self) -> String {
+        render_static_leases(&self.catalogue, DEFAULT_BRIDGE)
+    }
+
+    /// The guests for the manifest.
+    #[must_use]
+    pub fn summaries(&self) -> Vec<GuestSummary> {
+        let entries = self.catalogue.entries().iter();
+        entries
+            .map(|entry| GuestSummary {
+                name: entry.guest.name.to_string(),
+                memory_mib: entry.guest.memory_mib.into(),
+                address: entry.address.map(|a| a.to_string()).unwrap_or_default(),
+            })
+            .collect()
+    }
+}
+
+/// Makes all guests, or finds them in the cache.
+///
+/// # Errors
+/// If a guest is unknown or wrong, or cannot be made.
+pub fn make_guests(
+    cx: &StageCx<'_>,
+    debs: &Debs,
+    tools: &Tools,
+    kernel: &Kernel,
+) -> Result<Guests, BuildError> {
+    let catalogue = catalogue_of(cx.recipe, cx.recipe_dir)?;
+    let mut made = Vec::new();
+    for placed in catalogue.entries() {
+        made.push(make_guest(cx, debs, tools, kernel, placed)?);
+    }
+    let mut parts: Vec<&[u8]> = vec![REVISION.as_bytes(), layers::REVISION.as_bytes()];
+    parts.extend(made.iter().map(|guest| guest.key.as_ref()));
+    let (level, epoch) = (cx.level.to_le_bytes(), cx.epoch_secs.to_le_bytes());
+    parts.extend([&level[..], &epoch[..]]);
+    let key = Key::of(parts);
+    let layer = cx.stage("guests", "layer", || {
+        let cached = cx.cache.has("guests-layer", &key);
+        let dir = cx
+            .cache
+            .result("guests-layer", &key, cx.sandbox, |scratch| {
+                pack(cx, tools, &made, &key, scratch)
+            })?;
+        Ok((
+            Layer {
+                name: "guests",
+                path: dir.join("guests.erofs"),
+                key: key.clone(),
+            },
+            cached,
+        ))
+    })?;
+    Ok(Guests { catalogue, layer })
+}
+
+/// A guest's files.
+struct Made {
+    name: String,
+    dir: PathBuf,
+    key: Key,
+}
+
+fn make_guest(
+    cx: &StageCx<'_>,
+    debs: &Debs,
+    tools: &Tools,
+    kernel: &Kernel,
+    placed: &Placed,
+) -> Result<Made, BuildError> {
+    let guest = &placed.guest;
+    let name = guest.name.to_string();
+    let definition = definition_text(guest)?;
+    let page = assets::program("guest-page")?;
+    let mut parts: Vec<Vec<u8>> = vec![
+        REVISION.into(),
+        definition.clone().into_bytes(),
+        kernel.key.as_ref().to_vec(),
+        page.to_vec(),
+        cx.epoch_secs.to_le_bytes().to_vec(),
+    ];
+    let debian = match &guest.source {
+        Source::Builtin(BuiltinGuest::Tiny) => None,
+        Source::Debian(source) => {
+            let content = DebianGuest::new(cx, source, &page)?;
+            parts.push(debs.digest_of(&guest_set(&name)).to_vec());
+            parts.push(layers::digest_of(&content.entries).to_vec());
+            parts.push(format!("{:?}", cx.recipe.dom0.user).into_bytes());
+            parts.push(
+                cx.recipe
+                    .user_password_hash()
+                    .unwrap_or_default()
+                    .into_bytes(),
+            );
+            parts.push(assets::program("gasthaus-live")?.to_vec());
+            parts.push(list("initramfs-modules-guest.txt")?.into_bytes());
+            Some(content)
+        }
+    };
+    let key = Key::of(&parts);
+    cx.stage("guests", &name, || {
+        let cached = cx.cache.has("guest", &key);
+        let dir = cx.cache.result("guest", &key, cx.sandbox, |scratch| {
+            write(&scratch.join("guest.toml"), definition.as_bytes())?;
+            match &debian {
+                None => tiny_initrd(cx, tools, kernel, &page, &scratch.join("initrd.zst")),
+                Some(content) => {
+                    content.make(cx, debs, tools, kernel, &guest_set(&name), &key, scratch)
+                }
+            }
+        })?;
+        Ok((
+            Made {
+                name: name.clone(),
+                dir,
+                key: key.clone(),
+            },
+            cached,
+        ))
+    })
+}
+
+/// The `tiny` guest is its initramfs: one program and the modules of the network.
+fn tiny_initrd(
+    cx: &StageCx<'_>,
+    tools: &Tools,
+    kernel: &Kernel,
+    page: &[u8],
+    out: &Path,
+) -> Result<(), BuildError> {
+    let mut entries = kernel.module_entries(cx, tools, TINY_MODULES)?;
+    entries.insert("init".into(), Entry::file(page, 0o755));
+    let order = TINY_MODULES.join("\n") + "\n";
+    entries.insert("etc/gasthaus/modules".into(), Entry::file(order, 0o644));
+    initramfs::pack(&entries, cx.epoch_secs, INITRD_LEVEL, out)
+}
+
+/// What a Debian guest has besides its packages.
+struct DebianGuest<'a> {
+    source: &'a DebianSource,
+    entries: Entries,
+}
+
+impl<'a> DebianGuest<'a> {
+    fn new(cx: &StageCx<'_>, source: &'a DebianSource, page: &[u8]) -> Result<Self, BuildError> {
+        let mut entries = Entries::new();
+        if let Some(overlay) = &source.overlay {
+            super::site::lay(&mut entries, overlay, cx, Target::Guest)?;
+        }
+        entries.insert(
+            "usr/lib/gasthaus/guest-page".into(),
+            Entry::file(page, 0o755),
+        );
+        Ok(Self { source, entries })
+    }
+
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "each is one artefact the guest is made of"
+    )]
+    fn make(
+        &self,
+        cx: &StageCx<'_>,
+        debs: &Debs,
+        tools: &Tools,
+        kernel: &Kernel,
+        set: &str,
+        key: &Key,
+        scratch: &Path,
+    ) -> Result<(), BuildError> {
+        let tree = tree::make_tree(
+            cx,
+            debs.set(set),
+            tree::guest_filter(),
+            &scratch.join("tree"),
+        )?;
+        let mut entries = self.entries.clone();
+        for (path, entry) in kernel.module_entries(cx, tools, &GUEST_DISK_MODULES)? {
+            entries.insert(format!("usr/{path}"), entry);
+        }
+        self.add_user(cx, &tree, &mut entries)?;
+        tree.lay(cx, &entries)?;
+        self.make_disk(cx, tools, &tree, key, &scratch.join("disk.img"))?;
+        tree.remove(cx)?;
+
+        let wishes = list("initramfs-modules-guest.txt")?;
+        let mut initrd = kernel.module_entries(cx, tools, &parse_list(&wishes))?;
+        initrd.insert(
+            "init".into(),
+            Entry::file(assets::program("gasthaus-live")?.as_ref(), 0o755),
+        );
+        initramfs::pack(
+            &initrd,
+            cx.epoch_secs,
+            INITRD_LEVEL,
+            &scratch.join("initrd.zst"),
+        )
+    }
+
+    /// The person who uses the image uses its guests: same name, password and keys.
+    fn add_user(
+        &self,
+        cx: &StageCx<'_>,
+        tree: &Tree,
+        entries: &mut Entries,
+    ) -> Result<(), BuildError> {
+        let mut accounts: Accounts = tree.accounts()?;
+        super::site::add_accounts(entries, &mut accounts, cx);
+        Ok(())
+    }
+
+    /// An ext4 file system made from the tree without mounting it (mke2fs(8), `-d`).
+    fn make_disk(
+        &self,
+        cx: &StageCx<'_>,
+        tools: &Tools,
+        tree: &Tree,
+        key: &Key,
+        out: &Path,
+    ) -> Result<(), BuildError> {
+        let uuid = key.as_uuid();
+        let epoch = cx.epoch_secs.to_string();
+        let file = fs::File::create(out).map_err(BuildError::io("create the disk", out))?;
+        file.set_len(u64::from(self.source.disk_mib) << 20)
+            .map_err(BuildError::io("size the disk", out))?;
+        drop(file);
+        tools
+            .run("mke2fs")?
+            .args([
+                "-q", "-F", "-t", "ext4", "-L", "root", "-m", "1", "-b", "4096", "-U", &uuid,
+            ])
+            // A journal would be written through copy-on-write memory; the disk lives as long as the power.
+            .args(["-O", "^has_journal,^resize_inode,^orphan_file"])
+            .args([
+                "-E",
+                &format!("hash_seed={uuid},lazy_itable_init=0,nodiscard,root_owner=0:0"),
+            ])
+            .arg("-d")
+            .arg(tree.path())
+            .arg(out)
+            .env("E2FSPROGS_FAKE_TIME", &epoch)
+            .env("SOURCE_DATE_EPOCH", &epoch)
+            .env("MKE2FS_CONFIG", "/nonexistent")
+            .output_on_tree(cx.sandbox)?;
+        Ok(())
+    }
+}
+
+fn pack(
+    cx: &StageCx<'_>,
+    tools: &Tools,
+    made: &[Made],
+    key: &Key,
+    scratch: &Path,
+) -> Result<(), BuildError> {
+    let root = scratch.join("root");
+    let home = root.join(GUESTS_DIR);
+    for guest in made {
+        let to = home.join(&guest.name);
+        fs::create_dir_all(&to).map_err(BuildError::io("create", &to))?;
+        for file in ["guest.toml", "initrd.zst", "disk.img"] {
+            let from = guest.dir.join(file);
+            if from.exists() {
+                // A link, not a copy: both lie in the cache.
+                fs::hard_link(&from, to.join(file))
+                    .map_err(BuildError::io("link into the layer", &from))?;
+            }
+        }
+    }
+    let image = scratch.join("guests.erofs");
+    mkfs_erofs(tools, cx, key)?
+        .arg("--all-root")
+        .arg(&image)
+        .arg(&root)
+        .output()?;
+    fs::remove_dir_all(&root).map_err(BuildError::io("remove", &root))?;
+    check_superblock(&image)
+}
+
+/// The definition as dom0 reads it: the same keys, written anew.
+fn definition_text(guest: &guest_catalog::Guest) -> Result<String, BuildError> {
+    toml::to_string(guest).map_err(|source| BuildError::GuestText {
+        name: guest.name.to_string(),
+        source,
+    })
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
+    fs::write(path, bytes).map_err(BuildError::io("write", path))
+}

@@ -1,0 +1,143 @@
+//! Stage `initramfs`: what Linux unpacks before there is a root.
+//!
+//! In: `gasthaus-live`, the list of modules that may be needed to find the medium, busybox for the rescue shell. Out: one
+//! newc archive (`Documentation/driver-api/early-userspace/buffer-format.rst`), zstd. Guests' initramfs are made by the same
+//! function from other parts.
+
+use std::fs::{self, File};
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+
+use hypervisor_image::{InitramfsEntry, InitramfsKind, write_initramfs};
+
+use super::StageCx;
+use super::fetch::Debs;
+use super::kernel::Kernel;
+use super::modules::parse_list;
+use crate::assets;
+use crate::cache::Key;
+use crate::error::BuildError;
+use crate::overlay::{Entries, Entry, Node};
+use crate::tool::Tools;
+
+/// Raise when the way this is made changes.
+const REVISION: &str = "initramfs-1";
+/// zstd level: the archive is made seldom and read on every boot, often from slow media.
+const LEVEL: i32 = 15;
+/// ... of `--release` builds.
+const RELEASE_LEVEL: i32 = 19;
+
+/// A packed initramfs.
+#[derive(Clone, Debug)]
+pub struct Initramfs {
+    /// The file.
+    pub path: PathBuf,
+    /// What it was made from.
+    pub key: Key,
+}
+
+/// Packs dom0's initramfs, or finds it in the cache.
+///
+/// # Errors
+/// If a part is missing or cannot be read.
+pub fn pack_initramfs(
+    cx: &StageCx<'_>,
+    debs: &Debs,
+    kernel: &Kernel,
+    tools: &Tools,
+    release: bool,
+) -> Result<Initramfs, BuildError> {
+    let live = assets::program("gasthaus-live")?;
+    let list = list("initramfs-modules.txt")?;
+    let level = if release { RELEASE_LEVEL } else { LEVEL };
+    let busybox = debs
+        .set(super::fetch::TOOLS_SET)
+        .iter()
+        .find(|deb| deb.name == "busybox-static");
+    let key = Key::of([
+        REVISION.as_bytes(),
+        kernel.key.as_ref(),
+        &live,
+        list.as_bytes(),
+        busybox.map_or("", |deb| &deb.sha256).as_bytes(),
+        &level.to_le_bytes(),
+        &cx.epoch_secs.to_le_bytes(),
+    ]);
+    cx.stage("initramfs", "", || {
+        let cached = cx.cache.has("initramfs", &key);
+        let dir = cx.cache.result("initramfs", &key, cx.sandbox, |scratch| {
+            let wishes = parse_list(&list);
+            let mut entries = kernel.module_entries(cx, tools, &wishes)?;
+            entries.insert("init".into(), Entry::file(live.as_ref(), 0o755));
+            entries.insert(
+                "etc/gasthaus/modules".into(),
+                Entry::file(always_loaded(), 0o644),
+            );
+            if busybox.is_some() {
+                let path = tools.file("usr/bin/busybox");
+                let bytes = fs::read(&path)
+                    .map_err(BuildError::io("read busybox for the rescue shell", &path))?;
+                entries.insert("bin/busybox".into(), Entry::file(bytes, 0o755));
+            }
+            pack(&entries, cx.epoch_secs, level, &scratch.join("initrd.zst"))
+        })?;
+        Ok((
+            Initramfs {
+                path: dir.join("initrd.zst"),
+                key: key.clone(),
+            },
+            cached,
+        ))
+    })
+}
+
+/// A list that lies beside `gasthaus-live`.
+///
+/// # Errors
+/// If it was not embedded.
+pub fn list(name: &'static str) -> Result<String, BuildError> {
+    let found = assets::InitramfsLists::get(name).ok_or(BuildError::NoAsset { name })?;
+    String::from_utf8(found.data.into_owned()).map_err(|_| BuildError::NoAsset { name })
+}
+
+/// Modules `gasthaus-live` loads whatever the hardware says: file systems and devices that no bus announces.
+fn always_loaded() -> &'static str {
+    "overlay\nerofs\nloop\nisofs\n"
+}
+
+/// Writes `entries` and `/dev/console` as a zstd-compressed newc archive.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn pack(entries: &Entries, epoch_secs: u64, level: i32, out: &Path) -> Result<(), BuildError> {
+    let mut list = vec![InitramfsEntry::console()];
+    for dir in ["dev", "proc", "sys", "run", "tmp"] {
+        list.push(InitramfsEntry::directory(format!("/{dir}")));
+    }
+    for (path, entry) in entries {
+        let path = format!("/{path}");
+        list.push(match &entry.node {
+            Node::Dir => InitramfsEntry::directory(path),
+            Node::Symlink(target) => InitramfsEntry::symlink(path, target.as_str()),
+            Node::File(bytes) => InitramfsEntry::file(path, entry.mode, bytes.clone()),
+        });
+    }
+    debug_assert!(
+        list.iter()
+            .any(|e| matches!(e.kind, InitramfsKind::File(_)))
+    );
+    let file = File::create(out).map_err(BuildError::io("create", out))?;
+    let compress = || -> std::io::Result<zstd::Encoder<'static, BufWriter<File>>> {
+        let mut encoder = zstd::Encoder::new(BufWriter::new(file), level)?;
+        // Two workers whatever the machine has: the number of workers does not change the bytes, zero would.
+        encoder.multithread(2)?;
+        encoder.include_checksum(true)?;
+        Ok(encoder)
+    };
+    let encoder = compress().map_err(BuildError::io("compress into", out))?;
+    let encoder = write_initramfs(&list, epoch_secs, encoder)?;
+    let mut writer = encoder
+        .finish()
+        .map_err(BuildError::io("compress into", out))?;
+    std::io::Write::flush(&mut writer).map_err(BuildError::io("write", out))
+}

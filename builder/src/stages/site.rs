@@ -1,0 +1,164 @@
+//! Part of stage `layers`: what makes dom0 this image's dom0.
+//!
+//! In: overlays, the recipe's settings, the programs, the accounts the packages made, the guests' places on the network.
+//! Out: [`Entries`], the content of the layer `site`. It changes with every setting, so it is kept small.
+
+use crate::accounts::{Accounts, User};
+use crate::assets;
+use crate::error::BuildError;
+use crate::overlay::{Entries, Entry, Node, Overlay, Target};
+
+use super::StageCx;
+use super::dom0_tree::BaseLayer;
+use super::guests::Guests;
+
+/// Groups the image's user joins: administration and the devices of a person who sits at the machine.
+const USER_GROUPS: [&str; 8] = [
+    "sudo", "adm", "audio", "video", "render", "input", "plugdev", "netdev",
+];
+const SECONDS_PER_DAY: u64 = 86_400;
+
+/// Everything that goes into the layer `site`.
+///
+/// # Errors
+/// If an overlay is unknown or wrong, or a program is missing.
+pub fn site_entries(
+    cx: &StageCx<'_>,
+    base: &BaseLayer,
+    guests: &Guests,
+) -> Result<Entries, BuildError> {
+    let mut site = Entries::new();
+    let recipe = &cx.recipe.dom0;
+    let own = crate::definition::Dom0Definition::load()?.overlays;
+    for name in own
+        .iter()
+        .map(String::as_str)
+        .chain(recipe.overlays.iter().map(|o| o.as_str()))
+    {
+        lay(&mut site, name, cx, Target::Dom0)?;
+    }
+    for program in ["guests", "guest-page"] {
+        let bytes = assets::program(program)?.into_owned();
+        site.insert(
+            format!("usr/lib/gasthaus/{program}"),
+            Entry::file(bytes, 0o755),
+        );
+    }
+    site.insert(
+        "usr/bin/guests".into(),
+        Entry::symlink("../lib/gasthaus/guests"),
+    );
+
+    site.insert(
+        "etc/hostname".into(),
+        Entry::file(format!("{}\n", recipe.hostname), 0o644),
+    );
+    let hosts = format!(
+        "127.0.0.1 localhost\n127.0.1.1 {0}\n::1 localhost ip6-localhost ip6-loopback\n",
+        recipe.hostname
+    );
+    site.insert("etc/hosts".into(), Entry::file(hosts, 0o644));
+    if let Some(locale) = &recipe.locale {
+        site.insert(
+            "etc/locale.conf".into(),
+            Entry::file(format!("LANG={locale}\n"), 0o644),
+        );
+    }
+    site.insert(
+        guests.leases_path(),
+        Entry::file(guests.static_leases(), 0o644),
+    );
+
+    add_accounts(&mut site, &mut base.accounts.clone(), cx);
+    Ok(site)
+}
+
+/// Debian's group `shadow` (base-passwd(8)), fixed for ever.
+const SHADOW_GID: u32 = 42;
+
+/// Lays the overlay `name` over `entries`.
+///
+/// # Errors
+/// If it is unknown, wrong, or meant for something else.
+pub fn lay(
+    entries: &mut Entries,
+    name: &str,
+    cx: &StageCx<'_>,
+    target: Target,
+) -> Result<(), BuildError> {
+    let overlay = Overlay::load(name, cx.recipe_dir)?;
+    if overlay.target != target {
+        return Err(BuildError::OverlayTarget {
+            name: name.to_owned(),
+            found: overlay.target,
+            wanted: target,
+        });
+    }
+    entries.extend(overlay.entries);
+    Ok(())
+}
+
+/// Adds the image's user and its home to `entries`, and the account files that know it. root is locked.
+pub fn add_accounts(entries: &mut Entries, accounts: &mut Accounts, cx: &StageCx<'_>) {
+    accounts.lock("root");
+    if let Some(user) = &cx.recipe.dom0.user {
+        add_user(entries, accounts, cx, user);
+    }
+    for (path, text, mode, gid) in [
+        ("etc/passwd", &accounts.passwd, 0o644, 0),
+        ("etc/group", &accounts.group, 0o644, 0),
+        ("etc/shadow", &accounts.shadow, 0o640, SHADOW_GID),
+        ("etc/gshadow", &accounts.gshadow, 0o640, SHADOW_GID),
+    ] {
+        entries.insert(
+            path.into(),
+            Entry {
+                gid,
+                ..Entry::file(text.clone(), mode)
+            },
+        );
+    }
+}
+
+fn add_user(
+    site: &mut Entries,
+    accounts: &mut Accounts,
+    cx: &StageCx<'_>,
+    user: &crate::recipe::User,
+) {
+    let hash = cx.recipe.user_password_hash();
+    let uid = accounts.add_user(&User {
+        name: &user.name,
+        full_name: "",
+        password_hash: hash.as_deref().unwrap_or("!*"),
+        password_day: cx.epoch_secs / SECONDS_PER_DAY,
+        groups: &USER_GROUPS,
+    });
+    let home = format!("home/{}", user.name);
+    let mut own = |path: String, node: Node, mode: u32| {
+        site.insert(
+            path,
+            Entry {
+                node,
+                mode,
+                uid,
+                gid: uid,
+            },
+        );
+    };
+    own(home.clone(), Node::Dir, 0o700);
+    if user.ssh_keys.is_empty() {
+        return;
+    }
+    own(format!("{home}/.ssh"), Node::Dir, 0o700);
+    own(
+        format!("{home}/.ssh/authorized_keys"),
+        Node::File((user.ssh_keys.join("\n") + "\n").into_bytes()),
+        0o600,
+    );
+    // The server is off in the overlay; a key in the recipe is what switches it on.
+    site.insert(
+        "etc/systemd/system/multi-user.target.wants/ssh.service".into(),
+        Entry::symlink("/usr/lib/systemd/system/ssh.service"),
+    );
+}
