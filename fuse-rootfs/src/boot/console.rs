@@ -36,22 +36,34 @@ pub fn open_all() -> Vec<Console> {
     let active = fs::read_to_string("/sys/class/tty/console/active").unwrap_or_default();
     names(&active)
         .into_iter()
-        .filter_map(|name| {
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .custom_flags(OPEN_FLAGS)
-                .open(format!("/dev/{name}"))
-                .ok()?;
-            // A serial port without hardware opens, but has no settings.
-            tcgetattr(&file).ok()?;
-            rustix::fs::fcntl_setfl(&file, rustix::fs::OFlags::empty()).ok()?;
-            Some(Console { name, file })
-        })
+        .filter_map(Console::open)
         .collect()
 }
 
 impl Console {
+    /// Opens a terminal, `None` if it does not answer.
+    pub fn open(name: String) -> Option<Self> {
+        let mut options = OpenOptions::new();
+        let node = format!("/dev/{name}");
+        let file = options
+            .read(true)
+            .write(true)
+            .custom_flags(OPEN_FLAGS)
+            .open(node)
+            .ok()?;
+        // A serial port without hardware opens, but has no settings.
+        tcgetattr(&file).ok()?;
+        rustix::fs::fcntl_setfl(&file, rustix::fs::OFlags::empty()).ok()?;
+        Some(Self { name, file })
+    }
+
+    /// Opens it anew: the end of a shell hangs its terminal up for everybody.
+    pub fn reopen(&mut self) {
+        if let Some(fresh) = Self::open(self.name.clone()) {
+            *self = fresh;
+        }
+    }
+
     /// Its node.
     pub fn node(&self) -> PathBuf {
         format!("/dev/{}", self.name).into()

@@ -50,6 +50,11 @@ fn is_noise(name: &str) -> bool {
         })
 }
 
+/// A path of an NVMe multipath disk: the kernel lists it, but there is no node.
+fn is_hidden(name: &str) -> bool {
+    text(Path::new(CLASS).join(name).join("hidden")) == "1"
+}
+
 /// Everything to look at, sorted by name, partitions after their disk.
 pub fn list() -> Vec<BlockDevice> {
     let Ok(entries) = fs::read_dir(CLASS) else {
@@ -58,7 +63,7 @@ pub fn list() -> Vec<BlockDevice> {
     let mut devices: Vec<BlockDevice> = entries
         .take(MAX_DEVICES)
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| !is_noise(name))
+        .filter(|name| !is_noise(name) && !is_hidden(name))
         .map(|name| describe(&name))
         .collect();
     devices.sort_by(|a, b| a.name.cmp(&b.name));

@@ -1,6 +1,6 @@
 //! What can end a boot, in words for the person in front of the screen.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why the system could not be started. `source`s are printed by the failure screen, not repeated here.
 #[derive(Debug, thiserror::Error)]
@@ -168,4 +168,19 @@ pub enum LayerError {
         /// The kernel's answer.
         source: std::io::Error,
     },
+}
+
+impl LayerError {
+    /// The same with the path as it is on the medium mounted at `root`: people know that one.
+    pub fn on_medium(mut self, root: &Path) -> Self {
+        let (Self::List { path, .. }
+        | Self::Read { path, .. }
+        | Self::Magic { path, .. }
+        | Self::Truncated { path, .. }
+        | Self::Refused { path, .. }) = &mut self;
+        if let Ok(inner) = path.strip_prefix(root) {
+            *path = Path::new("/").join(inner);
+        }
+        self
+    }
 }

@@ -21,7 +21,7 @@ pub fn run(args: Vec<OsString>) -> ! {
     std::panic::set_hook(Box::new(|info| rescue::after_panic(&info.to_string())));
     loop {
         let mut marks = Marks::default();
-        marks.mark("kernel");
+        marks.mark("kernel"); // what came before us
         let mut search = None;
         let error = boot(&args, &mut marks, &mut search);
         fail(&error, search.as_ref());
@@ -49,21 +49,15 @@ fn steps(
     let params = prepare::prepare()?;
     log::info(format!("version {}", env!("CARGO_PKG_VERSION")));
     marks.mark("prepare");
-    let loader = Loader::open(&params);
-    log::debug(|| loader.describe());
-    loader.start_workers();
-    let (search, _) = slot.insert((Search::start(&loader), Arc::clone(&loader)));
-    for name in always_loaded() {
-        if !loader.queue(&name) {
-            log::info(format!(
-                "`/etc/gasthaus/modules`: no module `{name}` for this kernel"
-            ));
-        }
-    }
+    let (search, loader) = match slot {
+        Some(started) => started,
+        None => slot.insert(start_drivers(&params)),
+    };
+    loader.resume();
     marks.mark("drivers");
     match (&params.root, &params.build_id) {
-        (Some(device), _) => guest_root(device, &params, &loader, search, marks)?,
-        (None, Some(build_id)) => live_root(build_id, &params, &loader, search, marks)?,
+        (Some(device), _) => guest_root(device, &params, loader, search, marks)?,
+        (None, Some(build_id)) => live_root(build_id, &params, loader, search, marks)?,
         (None, None) => return Err(BootError::NothingAsked),
     }
     if params.shell {
@@ -79,6 +73,22 @@ fn steps(
         marks.line()
     ));
     Err(handover::switch_root(&params.init, args.to_vec()))
+}
+
+/// The loader with what is always loaded, and the listener that feeds it. Another try goes on with both.
+fn start_drivers(params: &BootParams) -> (Search, Arc<Loader>) {
+    let loader = Loader::open(params);
+    log::debug(|| loader.describe());
+    loader.start_workers();
+    let search = Search::start(&loader);
+    for name in always_loaded() {
+        if !loader.queue(&name) {
+            log::info(format!(
+                "`/etc/gasthaus/modules`: no module `{name}` for this kernel"
+            ));
+        }
+    }
+    (search, loader)
 }
 
 /// Medium, layers, notes.

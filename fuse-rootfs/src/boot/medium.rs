@@ -80,7 +80,7 @@ fn look(root: &Path, wanted: Wanted<'_>) -> Look {
     }
     match layers::read_layers(&dir) {
         Ok(layers) => Look::Good(layers),
-        Err(error) => Look::Damaged(error),
+        Err(error) => Look::Damaged(error.on_medium(root)),
     }
 }
 

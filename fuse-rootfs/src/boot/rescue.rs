@@ -39,7 +39,7 @@ pub fn wait_for_retry(text: &str) {
         .into_iter()
         .filter_map(|console| {
             let (sender, text) = (sender.clone(), text.to_owned());
-            let serve = move || serve(&console, &text, has_shell, &sender, &STOP);
+            let serve = move || serve(console, &text, has_shell, &sender, &STOP);
             std::thread::Builder::new()
                 .name("console".into())
                 .spawn(serve)
@@ -63,7 +63,13 @@ pub fn wait_for_retry(text: &str) {
 }
 
 /// One console: screen, key, perhaps a shell, screen again.
-fn serve(console: &Console, text: &str, has_shell: bool, sender: &Sender<()>, stop: &AtomicBool) {
+fn serve(
+    mut console: Console,
+    text: &str,
+    has_shell: bool,
+    sender: &Sender<()>,
+    stop: &AtomicBool,
+) {
     console.print(text);
     let former = console.raw();
     while !stop.load(Ordering::Relaxed) {
@@ -77,7 +83,8 @@ fn serve(console: &Console, text: &str, has_shell: bool, sender: &Sender<()>, st
                 if let Some(former) = &former {
                     console.restore(former);
                 }
-                shell(console, stop);
+                shell(&console, stop);
+                console.reopen();
                 console.raw();
                 console.print(text);
             }

@@ -14,6 +14,7 @@ use super::medium::{self, Medium, Outcome, Wanted};
 use super::modules::{coldplug, loader::Loader};
 use super::superblock::{self, HEAD_BYTES, Superblock};
 use super::uevent::{Uevent, UeventSocket};
+use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
@@ -29,6 +30,8 @@ const TICK: Duration = Duration::from_millis(250);
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// After this long somebody may want to type: load the keyboard drivers.
 const KEYBOARD_AFTER: Duration = Duration::from_secs(5);
+/// When the time is up but drivers or disks are still at work (slow machines), they get this much more.
+const STILL_BUSY: Duration = Duration::from_secs(30);
 /// The right medium was there but damaged: wait only this much longer for another copy.
 const DAMAGED_GRACE: Duration = Duration::from_secs(5);
 
@@ -118,7 +121,8 @@ impl Search {
         self.forget_tries();
         self.scan();
         loop {
-            while let Some(name) = self.pick(wanted) {
+            let late = Instant::now() >= deadline;
+            while let Some(name) = self.pick(wanted, late) {
                 match self.attempt(&name, wanted) {
                     Outcome::Found(medium) => return Ok(medium),
                     Outcome::No(_) => {}
@@ -129,7 +133,8 @@ impl Search {
                 }
                 self.drain();
             }
-            if Instant::now() >= deadline {
+            let busy = !self.loader.is_idle() || self.any_reading();
+            if late && (!busy || deadline.elapsed() > STILL_BUSY) {
                 return Err(match damaged {
                     Some((name, error)) => Medium::damage(&format!("/dev/{name}"), error),
                     None => BootError::MediumMissing {
@@ -187,8 +192,8 @@ impl Search {
             .values()
             .map(|seen| {
                 let (superblock, outcome) = match &seen.state {
-                    State::Reading => (None, "does not answer".to_owned()),
-                    State::Unreadable(why, _) => (None, format!("cannot be read: {why}")),
+                    State::Reading => (None, "does not answer yet".to_owned()),
+                    State::Unreadable(why, _) => (None, why.clone()),
                     State::Ready(superblock) => (Some(superblock), "not tried".into()),
                     State::Tried(superblock, why) => (superblock.as_ref(), why.clone()),
                 };
@@ -200,6 +205,11 @@ impl Search {
                 }
             })
             .collect()
+    }
+
+    fn any_reading(&self) -> bool {
+        let fresh = |seen: &Seen| matches!(seen.state, State::Reading);
+        self.seen.values().any(fresh)
     }
 
     /// A second search looks at everything anew.
@@ -235,9 +245,10 @@ impl Search {
     }
 
     /// The most promising device that is ready, if any may be tried now.
-    fn pick(&self, wanted: Wanted<'_>) -> Option<String> {
+    /// `late`: the time is up, everything may.
+    fn pick(&self, wanted: Wanted<'_>, late: bool) -> Option<String> {
         let volume_id = wanted.volume_id();
-        let quiet = self.active.elapsed() > QUIET && self.loader.is_idle();
+        let quiet = late || (self.active.elapsed() > QUIET && self.loader.is_idle());
         self.seen
             .values()
             .filter_map(|seen| match &seen.state {
@@ -266,7 +277,9 @@ impl Search {
 
     /// Waits for one event or a tick, then takes all that are there.
     fn wait(&mut self, deadline: Instant) {
-        let left = deadline.saturating_duration_since(Instant::now()).min(TICK);
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Past the deadline we only wait for what is still at work.
+        let left = if left.is_zero() { TICK } else { left.min(TICK) };
         match self.events.recv_timeout(left) {
             Ok(event) => self.take(event),
             Err(RecvTimeoutError::Timeout) => {}
@@ -323,7 +336,13 @@ impl Search {
                 seen.state = State::Tried(Some(superblock), why);
             }
             Ok(None) => seen.state = State::Tried(None, "no file system known to us".into()),
-            Err(error) => seen.state = State::Unreadable(error.to_string(), Instant::now()),
+            Err(error) if error.raw_os_error() == Some(Errno::NOMEDIUM.raw_os_error()) => {
+                seen.device.size_bytes = 0; // the kernel keeps the size of the last one, or makes one up
+                seen.state = State::Unreadable("no medium in the drive".into(), Instant::now());
+            }
+            Err(error) => {
+                seen.state = State::Unreadable(format!("cannot be read: {error}"), Instant::now());
+            }
         }
         // The read has made the kernel look for partitions, if it had not yet.
         self.scan();

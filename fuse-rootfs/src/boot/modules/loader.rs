@@ -35,7 +35,7 @@ struct Shared {
     later: Vec<ModuleId>,
     later_released: bool,
     busy: usize,
-    stopped: bool,
+    paused: bool,
     failures: Vec<String>,
 }
 
@@ -133,10 +133,12 @@ impl Loader {
             let id = {
                 let mut shared = self.lock();
                 loop {
-                    if shared.stopped {
-                        return;
-                    }
-                    if let Some(id) = shared.queue.pop_front() {
+                    let next = if shared.paused {
+                        None
+                    } else {
+                        shared.queue.pop_front()
+                    };
+                    if let Some(id) = next {
                         shared.busy += 1;
                         break id;
                     }
@@ -319,7 +321,7 @@ impl Loader {
         let until = Instant::now() + limit;
         let mut shared = self.lock();
         shared.queue.clear();
-        shared.stopped = true;
+        shared.paused = true;
         self.changed.notify_all();
         while shared.busy > 0 {
             let Some(left) = until.checked_duration_since(Instant::now()) else {
@@ -332,6 +334,12 @@ impl Loader {
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
+    }
+
+    /// Undoes [`Self::finish`]: another try needs drivers again.
+    pub fn resume(&self) {
+        self.lock().paused = false;
+        self.changed.notify_all();
     }
 
     /// How many are loaded, and what went wrong.
