@@ -29,6 +29,9 @@ const FATAL: [&str; 4] = [
     "You are in emergency mode",
 ];
 
+/// Linux's words for a timer that was set and never came.
+const STALL: &str = "rcu: Possible timer handling issue on cpu=";
+
 /// The folder and the two sockets a machine talks to us through.
 #[derive(Debug)]
 pub(crate) struct Sockets {
@@ -77,6 +80,9 @@ pub enum BootEnd {
     MarkSeen,
     /// Something was printed after which no mark can come.
     Fatal(String),
+    /// The emulator lost a timer interrupt: Linux below it sleeps for ever, and says that it should not. Seen with TCG on
+    /// crowded hosts, a fault of neither the image nor the test.
+    Stalled,
     /// QEMU ended first.
     Exited,
     /// The limit passed first.
@@ -203,7 +209,12 @@ impl Vm {
         let serial = connect(&sockets.serial, sockets.serial_path())?;
         let qmp = connect(&sockets.qmp, sockets.qmp_path())?;
         let console = Console::new(serial, &artefact_dir()?.join(format!("{name}.log")))?;
-        let qmp = Qmp::new(qmp)?;
+        // QEMU opens its sockets before it looks at its other arguments: what is wrong with those, it says now.
+        let qmp = Qmp::new(qmp).map_err(|error| HarnessError::Command {
+            command: shown.clone(),
+            found: error.to_string(),
+            output: fs::read_to_string(&errors).unwrap_or_default(),
+        })?;
         let child = guard.0.take().ok_or_else(|| HarnessError::Artifact {
             what: "QEMU is gone".into(),
         })?;
@@ -221,10 +232,11 @@ impl Vm {
     #[must_use]
     pub fn wait_for(&self, mark: &str, from: usize, limit: Duration) -> BootEnd {
         let deadline = Instant::now() + limit;
-        let mut marks = vec![mark];
+        let mut marks = vec![mark, STALL];
         marks.extend(FATAL);
         match self.console.wait_for(&marks, from, deadline) {
             Some((0, _)) => BootEnd::MarkSeen,
+            Some((1, _)) => BootEnd::Stalled,
             Some((index, _)) => BootEnd::Fatal(marks[index].to_owned()),
             None if Instant::now() < deadline => BootEnd::Exited,
             None => BootEnd::TimedOut,
