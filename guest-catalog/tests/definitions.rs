@@ -436,9 +436,9 @@ fn the_readme_tells_the_truth() {
     let wrong = example.replace("memory-mib", "memory-mb");
     let message = problems(&wrong).concat();
     assert!(
-        message.contains("line 5: `memory-mb` is no known key")
+        message.contains("line 4: `memory-mb` is no known key")
             && message.contains("did you mean `memory-mib`?"),
         "{message}"
     );
-    assert!(readme.contains("line 5: `memory-mb` is no known key"));
+    assert!(readme.contains("line 4: `memory-mb` is no known key"));
 }

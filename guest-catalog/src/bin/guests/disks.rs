@@ -43,7 +43,7 @@ pub fn attach(house: &House, entry: &Entry) -> Result<(), Failure> {
                 disk.device, guest.name
             );
             dmsetup(
-                &["remove", "--noudevrules", "--noudevsync", &node],
+                &["remove", "--noudevrules", &node],
                 "drop a spoiled disk layer",
             )?;
         }
@@ -91,16 +91,9 @@ fn create(house: &House, image: &Path, node: &str) -> Result<(), Failure> {
         origin.path.display(),
         store.path.display()
     );
-    // dmsetup makes the node itself: the guest must not wait for udev, nor depend on its rules.
+    // dmsetup makes the node itself (see `program::run`): the guest must not wait for udev, nor depend on its rules.
     dmsetup(
-        &[
-            "create",
-            node,
-            "--noudevrules",
-            "--noudevsync",
-            "--table",
-            &table,
-        ],
+        &["create", node, "--noudevrules", "--table", &table],
         "create a copy-on-write disk",
     )?;
     Ok(())
@@ -204,11 +197,7 @@ mod tests {
         );
 
         let name = cow_device_name(&entry.guest, "xvda");
-        dmsetup(
-            &["remove", "--noudevrules", "--noudevsync", &name],
-            "clean up",
-        )
-        .unwrap();
+        dmsetup(&["remove", "--noudevrules", &name], "clean up").unwrap();
         rustix::mount::unmount(house.run("cow"), rustix::mount::UnmountFlags::DETACH).unwrap();
     }
 }

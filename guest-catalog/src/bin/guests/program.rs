@@ -41,6 +41,9 @@ pub fn run(
     let mut child = Command::new(program)
         .args(args)
         .env("LC_ALL", "C")
+        // libdevmapper: make the nodes in /dev/mapper yourself and wait for nobody. Without it, it trusts udev to make
+        // them even where `--noudevrules` tells udev not to, and no node appears.
+        .env("DM_DISABLE_UDEV", "1")
         .stdin(Stdio::null())
         .stdout(out.try_clone().map_err(failed)?)
         .stderr(err.try_clone().map_err(failed)?)
