@@ -18,10 +18,11 @@ counted() {
 # cargo_tests NAME ARGUMENT…: `cargo test ARGUMENT…`; every test that ran counts. A command that fails without a failed
 # test (it did not compile, a test program died) is one failure.
 cargo_tests() {
-  local name=$1 log status=0 line good=0 bad=0
+  local name=$1 log status line good=0 bad=0
   shift
   log=$(mktemp)
-  cargo test --release --no-fail-fast "$@" 2>&1 | tee "$log" || status=1
+  cargo test --release --no-fail-fast "$@" 2>&1 | tee "$log"
+  status=${PIPESTATUS[0]}
   while read -r line; do
     # test result: ok. 18 passed; 0 failed; 0 ignored; …
     [[ $line =~ ([0-9]+)\ passed\;\ ([0-9]+)\ failed ]] || continue
