@@ -17,6 +17,9 @@ use super::Accelerator;
 const LIMIT: Duration = Duration::from_secs(5);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
+/// The BIOS reads nothing from a disk that has not one whole cylinder (16 heads of 63 sectors).
+const DISK_BYTES: u64 = 1 << 20;
+
 /// The debug port, what the sector writes there, and the status QEMU makes of it: `(value << 1) | 1`.
 const PORT: u8 = 0xf4;
 const VALUE: u8 = 0x10;
@@ -41,7 +44,9 @@ pub fn probe(qemu: &Path) -> Result<(), String> {
 fn boots(qemu: &Path, accelerator: Accelerator, limit: Duration) -> Result<(), String> {
     let no_scratch = |error: io::Error| format!("it could not be tried: {error}");
     let mut disk = tempfile::NamedTempFile::new().map_err(no_scratch)?;
-    disk.write_all(&sector()).map_err(no_scratch)?;
+    disk.write_all(&sector())
+        .and_then(|()| disk.as_file().set_len(DISK_BYTES))
+        .map_err(no_scratch)?;
     let mut child = Command::new(qemu)
         .args([
             "-machine",
