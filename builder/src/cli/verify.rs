@@ -87,12 +87,17 @@ fn summary(args: &Args, cx: &Context, report: &VerifyReport) -> String {
         .as_ref()
         .map(|id| format!(", build {}", output::printable(id)))
         .unwrap_or_default();
+    let digests = match report.files {
+        0 => "no digests on it to compare".to_owned(),
+        files => format!(
+            "{files} files ({}) equal their digests",
+            human_bytes(report.file_bytes)
+        ),
+    };
+    let checks = report.checked.len();
     text += &format!(
-        "{}: good{build}; {} checks, {} files ({}) equal their digests\n",
-        args.image.display(),
-        report.checked.len(),
-        report.files,
-        human_bytes(report.file_bytes)
+        "{}: good{build}; {checks} checks, {digests}\n",
+        args.image.display()
     );
     text
 }

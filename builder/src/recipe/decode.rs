@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::notes::{Notes, line_of};
+use super::notes::{Lines, Notes};
 use super::problem::{Fault, Problems, excerpt, excerpt_key, list, nearest};
 use super::types::{
     Debian, Dom0, Layers, Recipe, Reference, User, Word, Xen, default_flavours, default_outputs,
@@ -18,6 +18,9 @@ use super::types::{
 
 /// A longer recipe is refused unread.
 pub const MAX_RECIPE_BYTES: usize = 1 << 20;
+
+/// A longer list is refused whole.
+const MAX_LIST_ITEMS: usize = 4096;
 
 /// The embedded names a recipe may refer to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,8 +45,9 @@ pub fn parse(file: &str, text: &str, names: Option<&Names>) -> Result<Recipe, Pr
                 found_bytes: text.len(),
             },
         );
-        return Err(notes.into_problems(file, ""));
+        return Err(notes.into_problems(file, &Lines::new("")));
     }
+    let lines = Lines::new(text);
     let (document, errors) = DeTable::parse_recoverable(text);
     let broken_lines: BTreeSet<usize> = errors
         .iter()
@@ -51,7 +55,7 @@ pub fn parse(file: &str, text: &str, names: Option<&Names>) -> Result<Recipe, Pr
             let at = error.span().map_or(0, |span| span.start);
             let message = error.message().lines().collect::<Vec<_>>().join(", ");
             notes.fault("", at, Fault::Syntax { message });
-            line_of(text, at)
+            lines.line(at)
         })
         .collect();
     let recipe = recipe(Section::new(&notes, String::new(), document));
@@ -70,12 +74,12 @@ pub fn parse(file: &str, text: &str, names: Option<&Names>) -> Result<Recipe, Pr
         );
     }
     if !errors.is_empty() {
-        notes.forget_consequences(text, &broken_lines);
+        notes.forget_consequences(&lines, &broken_lines);
     }
     if notes.is_empty() {
         Ok(recipe)
     } else {
-        Err(notes.into_problems(file, text))
+        Err(notes.into_problems(file, &lines))
     }
 }
 
@@ -265,6 +269,12 @@ impl<'n, 't> Section<'n, 't> {
                 .bad_value(&path, at, found(&value), format!("a list of {of}"), None);
             return None;
         };
+        if array.len() > MAX_LIST_ITEMS {
+            let found = format!("a list of {}", array.len());
+            let allowed = format!("at most {MAX_LIST_ITEMS}");
+            self.notes.bad_value(&path, at, found, allowed, None);
+            return None;
+        }
         let elements = array.into_iter().enumerate().map(|(index, value)| {
             let (path, at) = (format!("{path}[{index}]"), value.span().start);
             self.notes.place(&path, at);
@@ -370,10 +380,9 @@ impl<'n, 't> Section<'n, 't> {
     fn finish(mut self) {
         self.asked.sort_unstable();
         for key in self.table.keys() {
-            let nearest = nearest(key.get_ref(), self.asked.iter().copied());
             let fault = Fault::UnknownKey {
                 allowed: self.asked.clone(),
-                nearest,
+                nearest: None,
             };
             let path = self.path_of(&excerpt_key(key.get_ref()));
             self.notes.fault(&path, key.span().start, fault);

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::problem::{Fault, MAX_PROBLEMS, Problem, Problems};
+use super::problem::{Fault, MAX_PROBLEMS, Problem, Problems, nearest};
 
 /// What was noted so far. Shared by all sections.
 #[derive(Default)]
@@ -60,36 +60,38 @@ impl Notes {
     }
 
     /// Drops what a syntax error may have caused: missing keys, and everything on the broken lines.
-    pub(super) fn forget_consequences(&self, text: &str, broken_lines: &BTreeSet<usize>) {
+    pub(super) fn forget_consequences(&self, lines: &Lines<'_>, broken_lines: &BTreeSet<usize>) {
         self.faults
             .borrow_mut()
             .retain(|(at, _, fault)| match fault {
                 Fault::Syntax { .. } => true,
                 Fault::Missing { .. } => false,
-                _ => !broken_lines.contains(&line_of(text, *at)),
+                _ => !broken_lines.contains(&lines.line(*at)),
             });
     }
 
-    pub(super) fn into_problems(self, file: &str, text: &str) -> Problems {
+    pub(super) fn into_problems(self, file: &str, lines: &Lines<'_>) -> Problems {
         let mut faults = self.faults.into_inner();
         faults.sort_by_key(|(at, _, _)| *at);
         let left_out = faults.len().saturating_sub(MAX_PROBLEMS);
         faults.truncate(MAX_PROBLEMS);
         let list = faults
             .into_iter()
-            .map(|(at, key, fault)| {
-                let before = &text.as_bytes()[..at.min(text.len())];
-                let line_start = before
-                    .iter()
-                    .rposition(|byte| *byte == b'\n')
-                    .map_or(0, |end| end + 1);
+            .map(|(at, key, mut fault)| {
+                // Only for the few that are told: a hostile recipe has many thousands.
+                if let Fault::UnknownKey {
+                    allowed,
+                    nearest: found,
+                } = &mut fault
+                {
+                    let word = key.rsplit('.').next().unwrap_or(&key);
+                    *found = nearest(word, allowed.iter().copied());
+                }
+                let (line, column) = (lines.line(at), lines.column(at));
                 Problem {
                     file: file.to_owned(),
-                    line: line_of(text, at),
-                    column: String::from_utf8_lossy(&before[line_start..])
-                        .chars()
-                        .count()
-                        + 1,
+                    line,
+                    column,
                     key,
                     fault,
                 }
@@ -114,11 +116,29 @@ impl Notes {
     }
 }
 
-/// The line of a byte offset, from 1.
-pub(super) fn line_of(text: &str, at: usize) -> usize {
-    text.as_bytes()[..at.min(text.len())]
-        .iter()
-        .filter(|byte| **byte == b'\n')
-        .count()
-        + 1
+/// Where lines begin, to find a place without reading the text again for each.
+pub(super) struct Lines<'t> {
+    text: &'t str,
+    starts: Vec<usize>,
+}
+
+impl<'t> Lines<'t> {
+    pub(super) fn new(text: &'t str) -> Self {
+        let starts = std::iter::once(0)
+            .chain(text.match_indices('\n').map(|(at, _)| at + 1))
+            .collect();
+        Self { text, starts }
+    }
+
+    /// The line of a byte offset, from 1.
+    pub(super) fn line(&self, at: usize) -> usize {
+        self.starts.partition_point(|start| *start <= at)
+    }
+
+    /// The column of a byte offset in characters, from 1.
+    pub(super) fn column(&self, at: usize) -> usize {
+        let start = self.starts[self.line(at) - 1]; // the first line starts at 0, so there is one before any offset
+        let before = &self.text.as_bytes()[start..at.min(self.text.len())];
+        String::from_utf8_lossy(before).chars().count() + 1
+    }
 }
