@@ -56,5 +56,6 @@ pub fn prepare() -> Result<BootParams, BootError> {
         log::warn(warning);
     }
     loader::set_kernel_helper(Some("/init"));
+    loader::set_quick_grace_periods(true);
     Ok(params)
 }
