@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use rust_embed::RustEmbed;
 
+use crate::assets;
+use crate::guest_source;
 use crate::recipe::{self, MAX_RECIPE_BYTES, Names, Problems, Recipe, Reference};
 
 /// The recipe that is built when none is named.
@@ -90,11 +92,19 @@ impl RecipeFile {
     /// Finds, reads and validates a recipe. `None` means [`DEFAULT_RECIPE`]; a word that is the name of an embedded
     /// recipe means that one (write `./demo` for a file of that name); everything else is a path.
     ///
-    /// With `names`, the embedded guests and overlays it refers to must be among them.
+    /// The embedded guests and overlays it refers to must be among `names`; `None` means what this program carries.
     ///
     /// # Errors
     /// If it is not found, not readable, or has mistakes — then all of them.
     pub fn load(wanted: Option<&str>, names: Option<&Names>) -> Result<Self, RecipeError> {
+        let carried;
+        let names = match names {
+            Some(names) => names,
+            None => {
+                carried = carried_names();
+                &carried
+            }
+        };
         let wanted = wanted.unwrap_or(DEFAULT_RECIPE);
         if let Some(text) = embedded_text(wanted) {
             return Self::new(wanted, None, &text, names);
@@ -119,10 +129,10 @@ impl RecipeFile {
         label: &str,
         dir: Option<PathBuf>,
         text: &str,
-        names: Option<&Names>,
+        names: &Names,
     ) -> Result<Self, RecipeError> {
         let recipe =
-            recipe::parse(label, text, names).map_err(|problems| RecipeError::Invalid {
+            recipe::parse(label, text, Some(names)).map_err(|problems| RecipeError::Invalid {
                 label: label.to_owned(),
                 problems,
             })?;
@@ -158,6 +168,32 @@ pub fn embedded_names() -> Vec<String> {
 pub fn embedded_text(name: &str) -> Option<String> {
     let file = Recipes::get(&format!("{name}.toml"))?;
     String::from_utf8(file.data.into_owned()).ok()
+}
+
+/// Names of the guests and overlays that this program carries, sorted.
+#[must_use]
+pub fn carried_names() -> Names {
+    let tar = assets::overlays_tar();
+    let mut overlays = Vec::new();
+    // The archive is made by our build script; what cannot be read there shows when the overlay itself is loaded.
+    for entry in tar::Archive::new(&*tar)
+        .entries()
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let path = entry.path().unwrap_or_default();
+        if path.file_name().is_some_and(|name| name == "overlay.toml")
+            && path.components().count() == 2
+        {
+            overlays.extend(path.parent().and_then(Path::to_str).map(str::to_owned));
+        }
+    }
+    overlays.sort();
+    Names {
+        guests: guest_source::embedded_names(),
+        overlays,
+    }
 }
 
 /// Reads at most one byte more than a recipe may have, so that the parser refuses what is too long.
