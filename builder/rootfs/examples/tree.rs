@@ -5,7 +5,9 @@
 use std::error::Error;
 use std::path::PathBuf;
 
-use gasthaus_rootfs::{PathFilter, Sandbox, TreeOptions, build_tree, tree_digest};
+use gasthaus_rootfs::{
+    PathFilter, RootfsError, Sandbox, SandboxError, TreeOptions, build_tree, tree_digest,
+};
 
 fn main() {
     if let Err(error) = run() {
@@ -14,6 +16,9 @@ fn main() {
         while let Some(cause) = source {
             text.push_str(&format!("\n  {cause}"));
             source = cause.source();
+        }
+        if let Some(hint) = hint(&*error) {
+            text.push_str(&format!("\nhint: {hint}"));
         }
         eprintln!("{text}");
         std::process::exit(1);
@@ -53,4 +58,12 @@ fn run() -> Result<(), Box<dyn Error>> {
         std::fs::write(dest.with_extension("listing"), digest.listing)?;
     }
     Ok(())
+}
+
+fn hint(error: &(dyn Error + 'static)) -> Option<String> {
+    let sandbox = error.downcast_ref::<SandboxError>();
+    let rootfs = error.downcast_ref::<RootfsError>();
+    sandbox
+        .and_then(SandboxError::hint)
+        .or_else(|| rootfs.and_then(RootfsError::hint))
 }
