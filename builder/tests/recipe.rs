@@ -252,7 +252,10 @@ fn a_digest_knows_what_is_said_not_how() {
     let c = parse("c", "name = \"x\"\ntitle = \"Y\"\n", None).unwrap();
     assert_ne!(a.digest(), c.digest());
     // All that is derived from the digest (GUIDs, serial numbers, salts) changes with it: say so in the changelog.
-    assert_eq!(a.digest_hex(), "049ba15125c53c5fef77a39bfdbc9180ac9606cd34a2688fa854bd58e2affd8d");
+    assert_eq!(
+        a.digest_hex(),
+        "049ba15125c53c5fef77a39bfdbc9180ac9606cd34a2688fa854bd58e2affd8d"
+    );
 }
 
 #[test]
@@ -324,4 +327,40 @@ fn hostile_input_is_refused_in_little_time_and_space() {
         parse("r", &huge, None).unwrap_err().to_string(),
         "r: 1048577 bytes; allowed: at most 1048576 bytes"
     );
+}
+
+/// Cheap company for the fuzz target: the demo recipe with bytes changed, cut and doubled by a fixed rule.
+#[test]
+fn a_damaged_recipe_never_panics() {
+    let good = embedded_text("demo").unwrap().into_bytes();
+    let mut state = 1u64;
+    let mut next = |below: usize| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    for _ in 0..2000 {
+        let mut bytes = good.clone();
+        for _ in 0..=next(4) {
+            let (at, other) = (next(bytes.len()), next(bytes.len()));
+            match next(4) {
+                0 => bytes[at] = b"\"'[]{}=.#\n\\0a\x1b"[next(14)],
+                1 => drop(bytes.drain(at.min(other)..at.max(other))),
+                2 => bytes.extend_from_within(at.min(other)..at.max(other)),
+                _ => bytes.swap(at, other),
+            }
+            if bytes.is_empty() {
+                break;
+            }
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        if let Err(problems) = parse("r", &text, None) {
+            let told = problems.to_string();
+            assert!(
+                !told.chars().any(|c| c.is_control() && c != '\n'),
+                "{told:?}"
+            );
+        }
+    }
 }
