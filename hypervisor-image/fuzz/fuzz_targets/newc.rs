@@ -10,7 +10,10 @@ use hypervisor_image::initramfs::Limits;
 use hypervisor_image::{InitramfsEntry, list_initramfs, write_initramfs};
 
 static GOOD: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let entries = [InitramfsEntry::symlink("/bin", "usr/bin"), InitramfsEntry::file("/init", 0o755, b"#!".to_vec())];
+    let entries = [
+        InitramfsEntry::symlink("/bin", "usr/bin"),
+        InitramfsEntry::file("/init", 0o755, b"#!".to_vec()),
+    ];
     write_initramfs(&entries, 0, Vec::new()).unwrap()
 });
 
