@@ -87,9 +87,9 @@ fn run() -> Result<(), Box<dyn Error>> {
     lap(&format!("parse and index {} packages", universe.len()));
     let wish = Wish {
         install: install.to_vec(),
-        exclude: Vec::new(),
         recommends,
         essential,
+        ..Wish::default()
     };
     let chosen = solve(&universe, &wish)?;
     lap(&format!("choose {} packages", chosen.len()));

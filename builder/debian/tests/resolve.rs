@@ -252,14 +252,8 @@ fn what_is_not_there_is_named() {
     lab.server
         .put("debian/dists/trixie/InRelease", Answer::Status(404));
     let error = lab.resolve(&request("cc")).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            ResolveError::Fetch {
-                source: FetchError::NotFound { .. },
-                ..
-            }
-        ),
-        "{error}"
-    );
+    let ResolveError::Fetch { source, .. } = &error else {
+        panic!("{error}")
+    };
+    assert!(matches!(**source, FetchError::NotFound { .. }), "{source}");
 }

@@ -12,7 +12,7 @@ fuzz_target!(|data: &[u8]| {
     let Ok(packages) = std::str::from_utf8(data).map_err(drop).and_then(|text| parse(text).map_err(drop)) else { return };
     let install = packages.iter().take(3).map(|p| p.name.to_owned()).collect();
     let universe = Universe::new("amd64", vec![("trixie", packages)]);
-    let wish = Wish { install, recommends: true, essential: true, exclude: Vec::new() };
+    let wish = Wish { install, recommends: true, essential: true, ..Wish::default() };
     if let Ok(chosen) = solve(&universe, &wish) {
         assert!(universe.faults_of(&chosen).is_empty());
     }

@@ -172,8 +172,8 @@ impl<'t> Transfer<'t> {
             .content_length()
             .map(|rest| self.have_bytes.saturating_add(rest));
         match announced_bytes {
-            Some(total) if total > self.wanted.bytes => return Err(self.too_long(total)),
-            Some(total) if total < self.wanted.bytes => return Err(self.too_short(total)),
+            Some(total) if total > self.wanted.bytes => Err(self.too_long(total)),
+            Some(total) if total < self.wanted.bytes => Err(self.too_short(total)),
             _ => self.receive(response),
         }
     }

@@ -226,6 +226,40 @@ fn recommended_packages_come_if_they_can() {
 }
 
 #[test]
+fn what_is_provided_needs_nothing_more() {
+    let lines = "aa 1; Depends: zz (>= 9) | bb, cc\nbb 1\ncc 1; Pre-Depends: yy";
+    let provided = |names: &[&str]| Wish {
+        provided: names.iter().map(|n| (*n).to_owned()).collect(),
+        ..wish(&["aa"])
+    };
+    assert!(choose_unchecked(lines, provided(&[])).is_err());
+    assert_eq!(
+        choose_unchecked(lines, provided(&["yy"])).unwrap(),
+        "aa bb cc"
+    );
+    assert_eq!(
+        choose_unchecked(lines, provided(&["yy", "zz"])).unwrap(),
+        "aa cc"
+    );
+    assert_eq!(
+        choose_unchecked(lines, provided(&["bb", "cc"])).unwrap(),
+        "aa"
+    );
+}
+
+/// The names chosen, open dependencies or not.
+fn choose_unchecked(lines: &str, wish: Wish) -> Result<String, String> {
+    let text = index(lines);
+    let universe = Universe::new("amd64", vec![("s", parse(&text).unwrap())]);
+    let chosen = solve(&universe, &wish).map_err(|e| e.to_string())?;
+    Ok(chosen
+        .iter()
+        .map(|c| c.package.name)
+        .collect::<Vec<_>>()
+        .join(" "))
+}
+
+#[test]
 fn conflicts_are_told_in_words() {
     for (lines, install, sentences) in [
         (

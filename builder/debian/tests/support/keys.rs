@@ -31,6 +31,22 @@ pub fn generate(seed: u64) -> SignedSecretKey {
         .unwrap()
 }
 
+/// An RSA key: Ed25519 refuses to sign weak hashes at all.
+pub fn generate_rsa(seed: u64) -> SignedSecretKey {
+    let mut params = SecretKeyParamsBuilder::default();
+    params
+        .key_type(KeyType::Rsa(2048))
+        .can_certify(true)
+        .can_sign(true)
+        .created_at(Timestamp::from_secs(1_600_000_000))
+        .primary_user_id(format!("Test {seed} <test@example.invalid>"));
+    params
+        .build()
+        .unwrap()
+        .generate(ChaCha8Rng::seed_from_u64(seed))
+        .unwrap()
+}
+
 /// What a signature is made like.
 pub struct Manner {
     pub hash: HashAlgorithm,

@@ -3,212 +3,22 @@
 //! In: a [`Request`], mirrors, a fetcher, a keyring, the time. Out: a [`LockedRecipe`] without inputs of other kinds. The
 //! same indexes give the same recipe.
 
-use std::fmt::Write as _;
-use std::path::PathBuf;
+mod error;
+mod request;
+
+pub use error::ResolveError;
+pub use request::{PackageSet, Request, SuiteRequest};
 
 use crate::digest::Sha256Digest;
 use crate::fetch::{FetchError, Fetcher, Kind, Progress, Wanted};
 use crate::lock::{LockedArchive, LockedPackage, LockedRecipe};
-use crate::mirror::{Mirrors, Place};
+use crate::mirror::Mirrors;
 use crate::packages::{self, IndexError};
-use crate::release::{self, FileDigest, Keyring, MAX_INRELEASE_BYTES, Release, ReleaseError};
-use crate::solve::{self, Chosen, SolveError, Universe, Wish};
+use crate::release::{self, FileDigest, Keyring, MAX_INRELEASE_BYTES, Release};
+use crate::solve::{self, Chosen, Universe, Wish};
 
 /// Larger indexes are refused, whatever the Release file says: trixie's largest has 57 MB.
 const MAX_INDEX_BYTES: u64 = 1 << 30;
-
-/// One suite to take packages from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SuiteRequest {
-    /// Its name or codename, e.g. `trixie-updates`.
-    pub suite: String,
-    /// Which archive has it.
-    pub place: Place,
-    /// Its components to look at.
-    pub components: Vec<String>,
-}
-
-/// Packages that are installed together, and solved apart from other sets.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct PackageSet {
-    /// Its name in the lock, e.g. `dom0`.
-    pub name: String,
-    /// Packages as relations, e.g. `bash` or `linux-image-amd64 (>= 6.12)`.
-    pub install: Vec<String>,
-    /// Packages that must not be there.
-    pub exclude: Vec<String>,
-    /// Names that the caller stands for, see [`Wish::provided`].
-    pub provided: Vec<String>,
-    /// Also what is recommended, where possible.
-    pub recommends: bool,
-    /// Also every essential package: wanted for a system, not for a heap of tools.
-    pub essential: bool,
-}
-
-/// Everything a lock of packages depends on besides the archives' state.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
-    /// Debian's name of the architecture, e.g. `amd64`.
-    pub architecture: String,
-    /// The suites, those preferred for equal versions first.
-    pub suites: Vec<SuiteRequest>,
-    /// The sets.
-    pub sets: Vec<PackageSet>,
-}
-
-impl Request {
-    /// `codename`, its updates and its security updates, with `components` of each.
-    pub fn debian(
-        codename: &str,
-        architecture: &str,
-        components: &[&str],
-        sets: Vec<PackageSet>,
-    ) -> Self {
-        let suite = |suite: String, place| {
-            let components = components.iter().map(|c| (*c).to_owned()).collect();
-            SuiteRequest {
-                suite,
-                place,
-                components,
-            }
-        };
-        let suites = vec![
-            suite(codename.to_owned(), Place::Archive),
-            suite(format!("{codename}-updates"), Place::Archive),
-            suite(format!("{codename}-security"), Place::Security),
-        ];
-        Self {
-            architecture: architecture.to_owned(),
-            suites,
-            sets,
-        }
-    }
-
-    /// The digest a lock remembers its request by. The order of sets, and of names within a set, does not matter; that of
-    /// suites does.
-    pub fn digest(&self) -> Sha256Digest {
-        let mut text = format!(
-            "gasthaus package request 1\narchitecture {}\n",
-            self.architecture
-        );
-        let mut line = |words: std::fmt::Arguments<'_>| {
-            // Writing to a `String` cannot fail.
-            let _ = writeln!(text, "{words}");
-        };
-        for suite in &self.suites {
-            line(format_args!(
-                "suite {} {:?} {}",
-                suite.suite,
-                suite.place,
-                suite.components.join(" ")
-            ));
-        }
-        let mut sets: Vec<&PackageSet> = self.sets.iter().collect();
-        sets.sort_by_key(|set| &set.name);
-        for set in sets {
-            line(format_args!(
-                "set {} recommends={} essential={}",
-                set.name, set.recommends, set.essential
-            ));
-            for (sign, names) in [
-                ('+', &set.install),
-                ('-', &set.exclude),
-                ('=', &set.provided),
-            ] {
-                let mut names: Vec<&String> = names.iter().collect();
-                names.sort();
-                names.dedup();
-                names
-                    .into_iter()
-                    .for_each(|name| line(format_args!("{sign} {name}")));
-            }
-        }
-        Sha256Digest::of(text.as_bytes())
-    }
-}
-
-/// Why a request could not be resolved.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ResolveError {
-    /// A Release file or an index cannot be had.
-    #[error("cannot get the package lists of `{suite}`")]
-    Fetch {
-        /// The suite.
-        suite: String,
-        /// Why.
-        #[source]
-        source: FetchError,
-    },
-    /// The Release file is not believed.
-    #[error(transparent)]
-    Release(#[from] ReleaseError),
-    /// An index does not have the digest its Release file names.
-    #[error(
-        "the package list `{path}` of `{suite}` was tampered with: it is not what the signed Release vouches for"
-    )]
-    TamperedIndex {
-        /// The suite.
-        suite: String,
-        /// The index.
-        path: String,
-        /// What differs.
-        #[source]
-        source: FetchError,
-    },
-    /// The suite has no such component, or not for this architecture.
-    #[error("`{suite}` has no packages of the component `{component}` for `{architecture}`; it has: {}", components.join(", "))]
-    NoSuchComponent {
-        /// The suite.
-        suite: String,
-        /// The component asked for.
-        component: String,
-        /// The architecture asked for.
-        architecture: String,
-        /// Those it has.
-        components: Vec<String>,
-    },
-    /// An index cannot be read.
-    #[error("cannot read the package list of `{suite}`")]
-    Index {
-        /// The suite.
-        suite: String,
-        /// Why.
-        #[source]
-        source: IndexError,
-    },
-    /// An index cannot be read back from the cache.
-    #[error("cannot read `{path}` in the download cache")]
-    ReadBack {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// There is no choice of packages for a set.
-    #[error("cannot choose the packages of the set `{set}`")]
-    Solve {
-        /// The set.
-        set: String,
-        /// Why.
-        #[source]
-        source: SolveError,
-    },
-}
-
-impl ResolveError {
-    /// What the user can do next.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Fetch { source, .. } | Self::TamperedIndex { source, .. } => source.hint(),
-            Self::Release(source) => source.hint(),
-            Self::Solve { source, .. } => source.hint(),
-            Self::NoSuchComponent { .. } => Some("correct the recipe's components".into()),
-            Self::Index { .. } | Self::ReadBack { .. } => None,
-        }
-    }
-}
 
 /// The verified state of one suite, its lists decompressed.
 struct SuiteIndex {
@@ -389,7 +199,7 @@ fn fetch_release(
         .get_unverified(&url, MAX_INRELEASE_BYTES, &label)
         .map_err(|source| ResolveError::Fetch {
             suite: suite.suite.clone(),
-            source,
+            source: Box::new(source),
         })?;
     let release = release::verify(&bytes, keyring, &suite.suite, now_epoch_secs)?;
     let archive = LockedArchive {
@@ -499,13 +309,13 @@ fn blame(lists: &[List], archives: &[LockedArchive], source: FetchError) -> Reso
         Some(list) => ResolveError::TamperedIndex {
             suite: archives[list.archive].suite.clone(),
             path: list.path.clone(),
-            source,
+            source: Box::new(source),
         },
         None => {
             let suites: Vec<&str> = archives.iter().map(|a| a.suite.as_str()).collect();
             ResolveError::Fetch {
                 suite: suites.join("`, `"),
-                source,
+                source: Box::new(source),
             }
         }
     }
