@@ -69,5 +69,5 @@ echo 'multiboot2 /boot/xen.gz placeholder console=com1,vga com1=115200,8n1 dom0_
 module2 /boot/vmlinuz placeholder boot=live console=hvc0
 module2 --nounzip /boot/initrd
 boot' >>xen.cfg
-cp plain.cfg medium/boot/grub/grub.cfg
+cp xen.cfg medium/boot/grub/grub.cfg # the longer one: the other fits in its place
 grub-mkrescue --output=stock.iso medium >/dev/null 2>&1

@@ -101,31 +101,12 @@ impl Artifacts {
         Ok(copy)
     }
 
-    /// The extents of `path` on the ISO: first byte and length of each, in order.
-    ///
-    /// # Errors
-    /// When `xorriso` is missing or finds no such file.
-    pub fn extents(&self, path: &str) -> Result<Vec<(u64, u64)>, HarnessError> {
-        let xorriso = require_tool("xorriso", "xorriso", "find files on an ISO")?;
-        let report = run(Command::new(xorriso)
-            .args(["-report_about", "FAILURE", "-indev"])
-            .arg(&self.iso)
-            .args(["-find", path, "-exec", "report_lba"]))?;
-        let extents: Vec<(u64, u64)> = report.lines().filter_map(extent).collect();
-        if extents.is_empty() {
-            return Err(HarnessError::Artifact {
-                what: format!("xorriso shows no extent of `{path}`:\n{report}"),
-            });
-        }
-        Ok(extents)
-    }
-
     /// Copies the ISO to `copy` with the first 64 KiB of `path` zeroed: a layer without its superblock.
     ///
     /// # Errors
     /// When the file is not on the ISO or the copy cannot be written.
     pub fn damaged_copy(&self, path: &str, copy: &Path) -> Result<(), HarnessError> {
-        let (start_byte, length) = self.extents(path)?[0];
+        let (start_byte, length) = extents(&self.iso, path)?[0];
         fs::copy(&self.iso, copy).map_err(HarnessError::io("copy the ISO to", copy))?;
         let mut file = File::options()
             .write(true)
@@ -163,6 +144,52 @@ impl Artifacts {
             .arg(format!("::isos/{name}")))?;
         Ok(())
     }
+}
+
+/// The extents of `path` on an ISO: first byte and length of each, in order.
+///
+/// # Errors
+/// When `xorriso` is missing or finds no such file.
+pub fn extents(iso: &Path, path: &str) -> Result<Vec<(u64, u64)>, HarnessError> {
+    let xorriso = require_tool("xorriso", "xorriso", "find files on an ISO")?;
+    let report = run(Command::new(xorriso)
+        .args(["-report_about", "FAILURE", "-indev"])
+        .arg(iso)
+        .args(["-find", path, "-exec", "report_lba"]))?;
+    let extents: Vec<(u64, u64)> = report.lines().filter_map(extent).collect();
+    if extents.is_empty() {
+        return Err(HarnessError::Artifact {
+            what: format!("xorriso shows no extent of `{path}`:\n{report}"),
+        });
+    }
+    Ok(extents)
+}
+
+/// Replaces what the file `path` on an ISO holds, in place: the rest of its room is filled with line feeds.
+///
+/// # Errors
+/// When the file is not on the ISO or is shorter than `text`.
+pub fn overwrite(iso: &Path, path: &str, text: &[u8]) -> Result<(), HarnessError> {
+    let (start_byte, length) = extents(iso, path)?[0];
+    let room = usize::try_from(length).unwrap_or(usize::MAX);
+    if text.len() > room {
+        return Err(HarnessError::Artifact {
+            what: format!(
+                "`{path}` has room for {room} bytes, the text has {}",
+                text.len()
+            ),
+        });
+    }
+    let mut padded = text.to_vec();
+    padded.resize(room, b'\n');
+    let mut file = File::options()
+        .write(true)
+        .open(iso)
+        .map_err(HarnessError::io("open", iso))?;
+    file.seek(SeekFrom::Start(start_byte))
+        .map_err(HarnessError::io("overwrite", iso))?;
+    file.write_all(&padded)
+        .map_err(HarnessError::io("overwrite", iso))
 }
 
 /// One line of `xorriso -exec report_lba`: `File data lba: <extent> , <block> , <blocks> , <bytes> , '<path>'`.

@@ -4,6 +4,7 @@
 //! - `meter FILE LABEL SIZED COMMAND…` runs COMMAND and appends a row: label, wall seconds, processor seconds (user and
 //!   system, children included), the largest process's peak memory in MiB, the size of the file SIZED in MB (`-`: none).
 //! - `boot FILE LABEL bios|uefi IMAGE MARK` boots IMAGE as a CD and appends a row: label, seconds from power-on to MARK.
+//! - `overwrite IMAGE PATH FILE` puts FILE's text in place of what PATH on the ISO holds; it must not be longer.
 //! - `packages MANIFEST SET` prints the names of the Debian packages in a set of a manifest's inputs.
 //! - `table FILE BASE` prints FILE with ratios to the row labelled BASE; rows of equal label become their median.
 
@@ -27,28 +28,35 @@ use nix::sys::{
 
 const BOOT_LIMIT: Duration = Duration::from_secs(600);
 const USAGE: &str = "usage: bench-helper meter FILE LABEL SIZED COMMAND… | boot FILE LABEL bios|uefi IMAGE MARK | \
-                     packages MANIFEST SET | table FILE BASE";
+                     overwrite IMAGE PATH FILE | packages MANIFEST SET | table FILE BASE";
 
 type Outcome = Result<(), Box<dyn Error>>;
 
 fn main() -> ExitCode {
-    let args: Vec<String> = env::args().skip(1).collect();
-    let words: Vec<&str> = args.iter().map(String::as_str).collect();
-    let outcome = match words[..] {
-        ["meter", file, label, sized, program, ref rest @ ..] => {
-            meter(file, label, sized, program, rest)
-        }
-        ["boot", file, label, firmware, image, mark] => boot(file, label, firmware, image, mark),
-        ["packages", manifest, set] => packages(manifest, set),
-        ["table", file, base] => table(file, base),
-        _ => Err(USAGE.into()),
-    };
-    match outcome {
+    match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn run() -> Outcome {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words[..] {
+        ["meter", file, label, sized, program, ref rest @ ..] => {
+            meter(file, label, sized, program, rest)
+        }
+        ["boot", file, label, firmware, image, mark] => boot(file, label, firmware, image, mark),
+        ["overwrite", image, path, file] => {
+            boot_tests::artifacts::overwrite(Path::new(image), path, &fs::read(file)?)
+                .map_err(Into::into)
+        }
+        ["packages", manifest, set] => packages(manifest, set),
+        ["table", file, base] => table(file, base),
+        _ => Err(USAGE.into()),
     }
 }
 
