@@ -108,8 +108,10 @@ pub fn render_xl(guest: &Guest, placement: &Placement, mode: Mode) -> Result<Str
         let access = if disk.writable { "rw" } else { "ro" };
         // `target` comes last: xl takes the rest of the string for it.
         let target = checked.path("disks.target", &disk.target)?;
+        // A writable target is a device node made just before: naming it by number is all that is left to do.
+        let script = if disk.writable { "script=block-gasthaus," } else { "" };
         disks.push(format!(
-            "\"format=raw,vdev={device},access={access},target={target}\""
+            "\"format=raw,vdev={device},access={access},{script}target={target}\""
         ));
     }
     line!("disk = [ {} ]", disks.join(", "));

@@ -29,7 +29,11 @@ use crate::tool::Tools;
 /// Where dom0 finds its guests.
 pub const GUESTS_DIR: &str = "var/lib/gasthaus/guests";
 /// Raise when the way guests are made changes.
-const REVISION: &str = "guests-1";
+const REVISION: &str = "guests-2";
+/// The kernel of guests that ask for dom0's: unpacked, so that no start of a guest has to.
+const KERNEL: &str = "var/lib/gasthaus/vmlinux";
+/// What a definition says for "dom0's kernel".
+const DOM0_KERNEL: &str = "/boot/vmlinuz";
 /// zstd level of guests' initramfs: they are unpacked once per start, and small.
 const INITRD_LEVEL: i32 = 12;
 /// Modules of a guest's disk besides those its initramfs has: what programs in a guest commonly ask for.
@@ -101,7 +105,7 @@ pub fn make_guests(
     for placed in catalogue.entries() {
         made.push(make_guest(cx, debs, tools, kernel, placed)?);
     }
-    let mut parts: Vec<&[u8]> = vec![REVISION.as_bytes(), layers::REVISION.as_bytes()];
+    let mut parts: Vec<&[u8]> = vec![REVISION.as_bytes(), layers::REVISION.as_bytes(), kernel.key.as_ref()];
     parts.extend(made.iter().map(|guest| guest.key.as_ref()));
     let (level, epoch) = (cx.level.to_le_bytes(), cx.epoch_secs.to_le_bytes());
     parts.extend([&level[..], &epoch[..]]);
@@ -111,7 +115,7 @@ pub fn make_guests(
         let dir = cx
             .cache
             .result("guests-layer", &key, cx.sandbox, |scratch| {
-                pack(cx, tools, &made, &key, scratch)
+                pack(cx, tools, kernel, &made, &key, scratch)
             })?;
         Ok((
             Layer {
@@ -320,6 +324,7 @@ impl<'a> DebianGuest<'a> {
 fn pack(
     cx: &StageCx<'_>,
     tools: &Tools,
+    kernel: &Kernel,
     made: &[Made],
     key: &Key,
     scratch: &Path,
@@ -338,6 +343,11 @@ fn pack(
             }
         }
     }
+    if kernel.has_xen {
+        let (from, to) = (kernel.vmlinux(), root.join(KERNEL));
+        fs::create_dir_all(&home).map_err(BuildError::io("create", &home))?;
+        fs::hard_link(&from, &to).map_err(BuildError::io("link into the layer", &from))?;
+    }
     let image = scratch.join("guests.erofs");
     mkfs_erofs(tools, cx, key)?
         .arg("--all-root")
@@ -350,7 +360,11 @@ fn pack(
 
 /// The definition as dom0 reads it: the same keys, written anew.
 fn definition_text(guest: &guest_catalog::Guest) -> Result<String, BuildError> {
-    toml::to_string(guest).map_err(|source| BuildError::GuestText {
+    let mut guest = guest.clone();
+    if guest.boot.kernel == DOM0_KERNEL {
+        guest.boot.kernel = format!("/{KERNEL}");
+    }
+    toml::to_string(&guest).map_err(|source| BuildError::GuestText {
         name: guest.name.to_string(),
         source,
     })

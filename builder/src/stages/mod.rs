@@ -4,6 +4,7 @@
 //! cache, and its result appears whole or not at all.
 
 pub mod boot_menu;
+pub mod bzimage;
 pub mod dom0_tree;
 pub mod fetch;
 pub mod guests;

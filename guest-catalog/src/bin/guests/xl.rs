@@ -4,7 +4,7 @@
 use crate::error::Failure;
 use crate::program::{self, XL};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A domain as the toolstack lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,8 +46,11 @@ pub trait Toolstack: Sync {
 /// `xl` of the Xen tools.
 pub struct Xl;
 
+/// How long a domain may take to go, and the pause between two tries.
+const DESTROY_LIMIT: Duration = Duration::from_secs(60);
+const DESTROY_PAUSE: Duration = Duration::from_secs(1);
 /// Limit for questions; an emulated machine with a busy disk has needed 8 s.
-const ASK_LIMIT: Duration = Duration::from_secs(30);
+const ASK_LIMIT: Duration = Duration::from_secs(60);
 /// Limit for building a domain, device scripts included.
 const CREATE_LIMIT: Duration = Duration::from_secs(120);
 
@@ -93,14 +96,21 @@ impl Toolstack for Xl {
         .map(drop)
     }
 
+    /// Returns when the domain's name is free again: taking its devices away goes on for a while after `xl` is through,
+    /// and sometimes fails at the first try on a slow machine.
     fn destroy(&self, name: &str) -> Result<(), Failure> {
-        program::run(
-            XL,
-            &["destroy", name],
-            &format!("end guest `{name}`"),
-            ASK_LIMIT,
-        )
-        .map(drop)
+        let purpose = format!("end guest `{name}`");
+        let deadline = Instant::now() + DESTROY_LIMIT;
+        loop {
+            let outcome = program::run(XL, &["destroy", name], &purpose, ASK_LIMIT);
+            if self.domain(name)?.is_none() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return outcome.map(drop);
+            }
+            std::thread::sleep(DESTROY_PAUSE);
+        }
     }
 }
 
