@@ -71,7 +71,10 @@ pub enum BuildError {
         source: toml::ser::Error,
     },
     #[error("cannot unpack the kernel `{path}`")]
-    Kernel { path: PathBuf, source: crate::stages::bzimage::KernelError },
+    Kernel {
+        path: PathBuf,
+        source: crate::stages::bzimage::KernelError,
+    },
     #[error("there is no guest `{name}` in the catalogue")]
     NoGuest { name: String, known: Vec<String> },
     #[error("the overlay `{name}` is for {found:?}, but was asked for {wanted:?}")]

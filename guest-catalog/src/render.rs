@@ -109,7 +109,11 @@ pub fn render_xl(guest: &Guest, placement: &Placement, mode: Mode) -> Result<Str
         // `target` comes last: xl takes the rest of the string for it.
         let target = checked.path("disks.target", &disk.target)?;
         // A writable target is a device node made just before: naming it by number is all that is left to do.
-        let script = if disk.writable { "script=block-gasthaus," } else { "" };
+        let script = if disk.writable {
+            "script=block-gasthaus,"
+        } else {
+            ""
+        };
         disks.push(format!(
             "\"format=raw,vdev={device},access={access},{script}target={target}\""
         ));

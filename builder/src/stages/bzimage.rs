@@ -49,17 +49,28 @@ pub fn unpack(kernel: &[u8]) -> Result<Vec<u8>, KernelError> {
     };
     let cut = KernelError::Header("its payload lies outside of the file");
     let start = word(0x248).and_then(|offset| ((setup_sectors + 1) * 512).checked_add(offset));
-    let range = start.zip(word(0x24c)).and_then(|(start, length)| Some(start..start.checked_add(length)?));
+    let range = start
+        .zip(word(0x24c))
+        .and_then(|(start, length)| Some(start..start.checked_add(length)?));
     // The last four bytes are the unpacked length, put there by the kernel's build.
-    let payload = range.and_then(|range| kernel.get(range)).and_then(|bytes| bytes.get(..bytes.len().checked_sub(4)?));
+    let payload = range
+        .and_then(|range| kernel.get(range))
+        .and_then(|bytes| bytes.get(..bytes.len().checked_sub(4)?));
     let payload = payload.ok_or(cut)?;
     if !payload.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
-        return Err(KernelError::Packing { found: payload.iter().take(4).copied().collect() });
+        return Err(KernelError::Packing {
+            found: payload.iter().take(4).copied().collect(),
+        });
     }
-    let mut decoder = zstd::Decoder::new(payload).map_err(KernelError::Payload)?.single_frame();
+    let mut decoder = zstd::Decoder::new(payload)
+        .map_err(KernelError::Payload)?
+        .single_frame();
     decoder.window_log_max(31).map_err(KernelError::Payload)?;
     let mut elf = Vec::new();
-    decoder.take(MAX_ELF_BYTES).read_to_end(&mut elf).map_err(KernelError::Payload)?;
+    decoder
+        .take(MAX_ELF_BYTES)
+        .read_to_end(&mut elf)
+        .map_err(KernelError::Payload)?;
     if !elf.starts_with(b"\x7fELF") {
         return Err(KernelError::Header("its payload is no ELF file"));
     }
@@ -104,7 +115,10 @@ mod tests {
         assert_eq!(frame[..4], [0x02, 0x21, 0x4c, 0x18]);
         assert_eq!(frame[frame.len() - 4..], (elf.len() as u32).to_le_bytes());
         let first = u32::from_le_bytes(frame[4..8].try_into().unwrap()) as usize;
-        assert_eq!(lz4_flex::block::decompress(&frame[8..8 + first], BLOCK_BYTES).unwrap(), elf[..BLOCK_BYTES]);
+        assert_eq!(
+            lz4_flex::block::decompress(&frame[8..8 + first], BLOCK_BYTES).unwrap(),
+            elf[..BLOCK_BYTES]
+        );
     }
 
     #[test]
@@ -116,7 +130,15 @@ mod tests {
         let mut far = good.clone();
         far[0x248..0x250].fill(0xff);
         assert!(matches!(unpack(&far), Err(KernelError::Header(_))));
-        assert!(matches!(unpack(&bzimage(b"gzip")), Err(KernelError::Packing { .. })));
-        assert!(unpack(&bzimage(&zstd::encode_all(b"no elf".as_slice(), 1).unwrap())).is_err());
+        assert!(matches!(
+            unpack(&bzimage(b"gzip")),
+            Err(KernelError::Packing { .. })
+        ));
+        assert!(
+            unpack(&bzimage(
+                &zstd::encode_all(b"no elf".as_slice(), 1).unwrap()
+            ))
+            .is_err()
+        );
     }
 }

@@ -105,7 +105,11 @@ pub fn make_guests(
     for placed in catalogue.entries() {
         made.push(make_guest(cx, debs, tools, kernel, placed)?);
     }
-    let mut parts: Vec<&[u8]> = vec![REVISION.as_bytes(), layers::REVISION.as_bytes(), kernel.key.as_ref()];
+    let mut parts: Vec<&[u8]> = vec![
+        REVISION.as_bytes(),
+        layers::REVISION.as_bytes(),
+        kernel.key.as_ref(),
+    ];
     parts.extend(made.iter().map(|guest| guest.key.as_ref()));
     let (level, epoch) = (cx.level.to_le_bytes(), cx.epoch_secs.to_le_bytes());
     parts.extend([&level[..], &epoch[..]]);

@@ -64,7 +64,8 @@ pub fn take_kernel(cx: &StageCx<'_>, debs: &Debs) -> Result<Kernel, BuildError> 
                 write(&scratch.join("xen.gz"), &image)?;
                 let path = scratch.join("vmlinuz");
                 let kernel = fs::read(&path).map_err(BuildError::io("read", &path))?;
-                let elf = bzimage::unpack(&kernel).map_err(|source| BuildError::Kernel { path, source })?;
+                let elf = bzimage::unpack(&kernel)
+                    .map_err(|source| BuildError::Kernel { path, source })?;
                 write(&scratch.join("vmlinux.lz4"), &bzimage::pack_for_xen(&elf))?;
                 write(&scratch.join("vmlinux"), &elf)?;
             }

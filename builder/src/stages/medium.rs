@@ -119,7 +119,10 @@ pub fn plan_medium(cx: &StageCx<'_>, parts: &Parts<'_>) -> Result<MediumPlan, Bu
     ];
     if parts.kernel.has_xen {
         files.push(MediumFile::new("/boot/xen.gz", parts.kernel.xen()));
-        files.push(MediumFile::new("/boot/vmlinux.lz4", parts.kernel.vmlinux_lz4()));
+        files.push(MediumFile::new(
+            "/boot/vmlinux.lz4",
+            parts.kernel.vmlinux_lz4(),
+        ));
     }
     let mut order = String::new();
     for layer in &parts.layers.0 {
