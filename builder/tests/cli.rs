@@ -130,7 +130,8 @@ fn man_pages_cover_the_subcommands() {
 
 #[test]
 fn every_subcommand_has_help_and_wrong_usage_ends_with_2() {
-    let here = Path::new(".");
+    let dir = TempDir::new().unwrap();
+    let here = dir.path();
     let help = gasthaus(here, &["--help"]);
     assert_eq!((help.code, help.stderr.as_str()), (Some(0), ""));
     let commands = help
@@ -165,6 +166,9 @@ fn every_subcommand_has_help_and_wrong_usage_ends_with_2() {
             "{}",
             ran.stdout
         );
+        if name == "tools" {
+            continue; // hands its arguments on to another program
+        }
         let wrong = gasthaus(here, &[name, "--no-such-option"]);
         assert_eq!((wrong.code, wrong.stdout.as_str()), (Some(2), ""), "{name}");
         assert!(

@@ -134,10 +134,10 @@ fn values_of<'a>(module: &'a [u8], key: &'a [u8]) -> impl Iterator<Item = &'a st
             let value = start + key.len();
             from = value;
             let end = value + memchr::memchr(0, &module[value..])?;
-            if start == 0 || module[start - 1] == 0 {
-                if let Ok(text) = std::str::from_utf8(&module[value..end]) {
-                    return Some(text);
-                }
+            if (start == 0 || module[start - 1] == 0)
+                && let Ok(text) = std::str::from_utf8(&module[value..end])
+            {
+                return Some(text);
             }
         }
         None

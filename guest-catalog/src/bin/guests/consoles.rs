@@ -3,8 +3,9 @@ use crate::house::House;
 use rustix::fs::OFlags;
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::time::{Duration, Instant};
 
 /// Writes `line` to standard output (the journal) and to all consoles. A console that is not there, or takes nothing,
 /// is passed over: another one will do, and there is nobody else to tell.
@@ -18,8 +19,28 @@ pub fn say(house: &House, line: &str) {
             .custom_flags(flags)
             .open(path)
         {
-            // One write: lines of others cannot come in between.
-            let _ = console.write_all(format!("\n{line}\n").as_bytes());
+            write_patiently(&mut console, format!("\n{line}\n").as_bytes());
+        }
+    }
+}
+
+/// How long a console that is busy with the lines of others is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Writes all of `bytes`, in one go where the console takes them so. A serial line that is full of boot messages takes
+/// nothing for a while; one that nobody reads never does, and is given up.
+fn write_patiently(console: &mut impl Write, mut bytes: &[u8]) {
+    let deadline = Instant::now() + PATIENCE;
+    while !bytes.is_empty() {
+        match console.write(bytes) {
+            Ok(0) => return,
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < deadline => {
+                std::thread::sleep(PAUSE);
+            }
+            Err(_) => return,
         }
     }
 }
