@@ -57,7 +57,14 @@ fn shipped_guests_are_good_and_small() {
         .collect();
     assert_eq!(names, ["debian", "tiny"]);
     for entry in shipped.entries() {
-        assert_eq!(entry.guest.modes, [Mode::Pvh, Mode::Pv]);
+        // Each knows the other as a fallback; `tiny` shows PVH first, `debian` starts where nested virtualisation is slow.
+        let first = if entry.guest.name.as_str() == "tiny" {
+            Mode::Pvh
+        } else {
+            Mode::Pv
+        };
+        assert_eq!(entry.guest.modes[0], first);
+        assert!(entry.guest.modes.contains(&Mode::Pvh) && entry.guest.modes.contains(&Mode::Pv));
         assert!(entry.guest.autostart);
         assert!(
             entry.guest.memory_mib <= 256,
