@@ -1,6 +1,6 @@
 //! Stage `kernel`: take kernel, modules and hypervisor out of their packages.
 //!
-//! In: the `.deb`s of dom0's set. Out: [`Kernel`], a folder with `vmlinuz`, `xen.gz` and `modules/` as the package ships
+//! In: the `.deb`s of dom0's set. Out: [`Kernel`], a folder with `vmlinuz`, its unpacked forms, `xen.gz` and `modules/` as the package ships
 //! them. The boot medium and every initramfs are made from here, without waiting for dom0's tree.
 
 use std::collections::BTreeMap;
