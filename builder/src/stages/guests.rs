@@ -13,7 +13,7 @@ use guest_catalog::{BuiltinGuest, Catalogue, DebianSource, Entry as Placed, Sour
 use super::StageCx;
 use super::fetch::{Debs, guest_set};
 use super::initramfs::{self, list};
-use super::kernel::Kernel;
+use super::kernel::{Kernel, LIBKMOD_INDEXES, TEXT_INDEXES};
 use super::layers::{self, Layer, check_superblock, mkfs_erofs};
 use super::modules::parse_list;
 use super::tree::{self, Tree};
@@ -29,7 +29,7 @@ use crate::tool::Tools;
 /// Where dom0 finds its guests.
 pub const GUESTS_DIR: &str = "var/lib/gasthaus/guests";
 /// Raise when the way guests are made changes.
-const REVISION: &str = "guests-2";
+const REVISION: &str = "guests-3";
 /// The kernel of guests that ask for dom0's: unpacked, so that no start of a guest has to.
 const KERNEL: &str = "var/lib/gasthaus/vmlinux";
 /// What a definition says for "dom0's kernel".
@@ -207,7 +207,7 @@ fn tiny_initrd(
     page: &[u8],
     out: &Path,
 ) -> Result<(), BuildError> {
-    let mut entries = kernel.module_entries(cx, tools, TINY_MODULES)?;
+    let mut entries = kernel.module_entries(cx, tools, TINY_MODULES, TEXT_INDEXES)?;
     entries.insert("init".into(), Entry::file(page, 0o755));
     let order = TINY_MODULES.join("\n") + "\n";
     entries.insert("etc/gasthaus/modules".into(), Entry::file(order, 0o644));
@@ -254,7 +254,9 @@ impl<'a> DebianGuest<'a> {
             &scratch.join("tree"),
         )?;
         let mut entries = self.entries.clone();
-        for (path, entry) in kernel.module_entries(cx, tools, &GUEST_DISK_MODULES)? {
+        for (path, entry) in
+            kernel.module_entries(cx, tools, &GUEST_DISK_MODULES, LIBKMOD_INDEXES)?
+        {
             entries.insert(format!("usr/{path}"), entry);
         }
         self.add_user(cx, &tree, &mut entries)?;
@@ -263,7 +265,7 @@ impl<'a> DebianGuest<'a> {
         tree.remove(cx)?;
 
         let wishes = list("initramfs-modules-guest.txt")?;
-        let mut initrd = kernel.module_entries(cx, tools, &parse_list(&wishes))?;
+        let mut initrd = kernel.module_entries(cx, tools, &parse_list(&wishes), TEXT_INDEXES)?;
         initrd.insert(
             "init".into(),
             Entry::file(assets::program("gasthaus-live")?.as_ref(), 0o755),

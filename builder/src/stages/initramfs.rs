@@ -12,7 +12,7 @@ use hypervisor_image::{InitramfsEntry, InitramfsKind, write_initramfs};
 
 use super::StageCx;
 use super::fetch::Debs;
-use super::kernel::Kernel;
+use super::kernel::{Kernel, TEXT_INDEXES};
 use super::modules::parse_list;
 use crate::assets;
 use crate::cache::Key;
@@ -67,7 +67,7 @@ pub fn pack_initramfs(
         let cached = cx.cache.has("initramfs", &key);
         let dir = cx.cache.result("initramfs", &key, cx.sandbox, |scratch| {
             let wishes = parse_list(&list);
-            let mut entries = kernel.module_entries(cx, tools, &wishes)?;
+            let mut entries = kernel.module_entries(cx, tools, &wishes, TEXT_INDEXES)?;
             entries.insert("init".into(), Entry::file(live.as_ref(), 0o755));
             entries.insert(
                 "etc/gasthaus/modules".into(),

@@ -110,7 +110,8 @@ impl Kernel {
         self.dir.join("xen.gz")
     }
 
-    /// The modules that `wishes` name with all they need, indexed by depmod, as entries below `lib/modules/<release>/`.
+    /// The modules that `wishes` name with all they need, indexed by depmod, as entries below `lib/modules/<release>/`;
+    /// `indexes` names the indexes their reader wants.
     ///
     /// # Errors
     /// If a module cannot be read or depmod fails.
@@ -119,6 +120,7 @@ impl Kernel {
         cx: &StageCx<'_>,
         tools: &Tools,
         wishes: &[&str],
+        indexes: &[&str],
     ) -> Result<Entries, BuildError> {
         let choice = self.choose(wishes)?;
         for wish in &choice.unknown {
@@ -146,12 +148,7 @@ impl Kernel {
             .output()?;
         let mut entries = Entries::new();
         let below = format!("lib/modules/{}", self.release);
-        for index in [
-            "modules.dep",
-            "modules.alias",
-            "modules.softdep",
-            "modules.builtin",
-        ] {
+        for index in indexes {
             let bytes = fs::read(base.join(index))
                 .map_err(BuildError::io("read the module index in", &base))?;
             entries.insert(format!("{below}/{index}"), Entry::file(bytes, 0o644));
@@ -175,6 +172,30 @@ impl Kernel {
         index.choose(wishes, |path| read_module(&root.join(path)))
     }
 }
+
+/// The indexes that our own `/init` reads: text.
+pub const TEXT_INDEXES: &[&str] = &[
+    "modules.dep",
+    "modules.alias",
+    "modules.softdep",
+    "modules.builtin",
+];
+
+/// The indexes of a root whose udev and modprobe find modules through libkmod, which looks an alias up in the binary
+/// ones alone and finds no driver without them.
+pub const LIBKMOD_INDEXES: &[&str] = &[
+    "modules.dep",
+    "modules.dep.bin",
+    "modules.alias",
+    "modules.alias.bin",
+    "modules.softdep",
+    "modules.symbols",
+    "modules.symbols.bin",
+    "modules.builtin",
+    "modules.builtin.bin",
+    "modules.builtin.alias.bin",
+    "modules.devname",
+];
 
 /// Unpacks a module; Debian packs them with xz.
 fn read_module(path: &Path) -> Result<Vec<u8>, BuildError> {
