@@ -274,6 +274,7 @@ mod tests {
             id: 3,
             memory_mib: 128,
             dead,
+            crashed: dead,
         };
         let domains = [domain("up", false), domain("dead", true)];
         let rows: Vec<Row> = entries

@@ -96,6 +96,20 @@ impl House {
         }
     }
 
+    /// Whether the hypervisor can build domains with hardware virtualisation, which PVH needs: Xen's list of interfaces
+    /// has `hvm-…` then. Where the list cannot be read, a try will show.
+    pub fn has_hardware_domains(&self) -> bool {
+        let interfaces = self.read("sys/hypervisor/properties/capabilities");
+        interfaces.is_empty() || interfaces.contains("hvm-")
+    }
+
+    /// Whether the processor is one that QEMU translates (TCG), as far as its name tells.
+    pub fn is_emulated(&self) -> bool {
+        let cpuinfo = self.read("proc/cpuinfo");
+        let mut lines = cpuinfo.lines();
+        lines.any(|line| line.starts_with("model name") && line.contains("QEMU TCG"))
+    }
+
     /// Whether the boot menu entry asked for no guests.
     pub fn guests_are_off(&self) -> bool {
         self.word("gasthaus.guests").as_deref() == Some("off")

@@ -13,9 +13,12 @@ use std::time::{Duration, Instant};
 /// How long a command waits for another one on the same guest.
 const LOCK_LIMIT: Duration = Duration::from_secs(60);
 /// Pause between two looks at a starting guest.
-const LOOK_PAUSE: Duration = Duration::from_millis(250);
-/// Pause between two questions whether its domain still lives: each starts a process.
-const ALIVE_PAUSE: Duration = Duration::from_secs(2);
+const LOOK_PAUSE: Duration = Duration::from_millis(500);
+/// Pause between two questions whether its domain still lives: each runs `xl`, which takes a second of the processor
+/// that the guest needs when the machine is emulated.
+const ALIVE_PAUSE: Duration = Duration::from_secs(5);
+/// How long a domain may be shut down or missing: one that resets itself is built again by `xl`.
+const RESET_LIMIT: Duration = Duration::from_secs(20);
 /// How long a start waits for others to take the memory they announced.
 const MEMORY_LIMIT: Duration = Duration::from_secs(120);
 
@@ -30,6 +33,8 @@ pub struct Starter<'h> {
     /// MiB announced by starts whose domain is not built yet.
     announced_mib: Mutex<u64>,
     settled: Condvar,
+    /// Whether domains may exist that no record tells of.
+    strangers: bool,
 }
 
 impl<'h> Starter<'h> {
@@ -50,7 +55,14 @@ impl<'h> Starter<'h> {
             look,
             announced_mib: Mutex::new(0),
             settled: Condvar::new(),
+            strangers: true,
         }
+    }
+
+    /// For the start of the house, where `xl` has just listed all domains: `found` says whether any was a guest.
+    pub fn with_list(mut self, found: bool) -> Self {
+        self.strangers = found;
+        self
     }
 
     /// Starts `entry` and waits until it is up. `built` is called when its domain exists, or never will.
@@ -87,6 +99,9 @@ impl<'h> Starter<'h> {
     /// A domain that is there already: a living one only needs waiting for, a dead one is cleared away.
     fn adopt(&self, entry: &Entry, record: &Record) -> Result<Option<Mode>, Failure> {
         let name = entry.guest.name.as_str();
+        if !self.strangers && record.mode.is_none() {
+            return Ok(None);
+        }
         match self.tools.domain(name)? {
             Some(domain) if domain.dead => self.tools.destroy(name).map(|()| None),
             Some(_) => match self.wait_up(entry, &Since::default()) {
@@ -103,10 +118,10 @@ impl<'h> Starter<'h> {
     fn try_modes(&self, entry: &Entry, built: &dyn Fn()) -> Result<Mode, Failure> {
         let guest = &entry.guest;
         let name = guest.name.as_str();
-        let hardware = self.tools.abilities()?.hardware;
+        let hardware = self.house.has_hardware_domains();
         disks::attach(self.house, entry)?;
         let mut reasons = Vec::new();
-        for mode in guest.modes.iter().copied() {
+        for mode in self.modes(entry) {
             if mode == Mode::Pvh && !hardware {
                 reasons.push(format!(
                     "{mode}: this processor has no hardware virtualisation"
@@ -136,6 +151,17 @@ impl<'h> Starter<'h> {
             guest: name.to_owned(),
             reasons,
         })
+    }
+
+    /// The modes in the order they are tried: the guest's own, but on an emulated processor PV first. Virtualisation
+    /// extensions that are emulated themselves work badly: measured below QEMU's TCG, `tiny` is up after 15 s as PV; as
+    /// PVH after 32 s, and every second start ends in a triple fault.
+    fn modes(&self, entry: &Entry) -> Vec<Mode> {
+        let mut modes = entry.guest.modes.clone();
+        if self.house.is_emulated() {
+            modes.sort_by_key(|mode| *mode != Mode::Pv);
+        }
+        modes
     }
 
     fn create(&self, entry: &Entry, mode: Mode) -> Result<(), Failure> {
@@ -169,7 +195,7 @@ impl<'h> Starter<'h> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         loop {
-            let free_mib = self.tools.abilities()?.free_mib;
+            let free_mib = self.tools.free_mib()?;
             if free_mib >= *announced + needed_mib {
                 *announced += needed_mib;
                 return Ok(needed_mib);
@@ -197,6 +223,7 @@ impl<'h> Starter<'h> {
         let limit = Duration::from_secs(entry.guest.health.timeout_secs.into());
         let started = Instant::now();
         let mut next_alive = ALIVE_PAUSE;
+        let mut down_since = None;
         loop {
             let trouble = match (self.look)(entry, since) {
                 Ok(()) => return Ok(()),
@@ -207,9 +234,15 @@ impl<'h> Starter<'h> {
             }
             if started.elapsed() >= next_alive {
                 match self.tools.domain(name) {
-                    Ok(Some(domain)) if !domain.dead => {}
-                    Ok(Some(_)) => return Err("its domain crashed".to_owned()),
-                    Ok(None) => return Err("its domain ended by itself".to_owned()),
+                    Ok(Some(domain)) if !domain.dead => down_since = None,
+                    Ok(Some(domain)) if domain.crashed => {
+                        return Err("its domain crashed".to_owned());
+                    }
+                    Ok(_) => {
+                        if down_since.get_or_insert_with(Instant::now).elapsed() >= RESET_LIMIT {
+                            return Err("its domain ended by itself".to_owned());
+                        }
+                    }
                     // The question failed, not the guest.
                     Err(failure) => println!("guests: {failure}"),
                 }

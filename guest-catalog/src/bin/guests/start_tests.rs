@@ -70,7 +70,9 @@ fn falls_back_to_pv_and_keeps_the_reason() {
     assert_eq!(tools.log(), ["create tiny/pvh", "create tiny/pv"]);
 
     let tools = ListTools::new(1000);
-    tools.0.lock().unwrap().hardware = false;
+    let capabilities = house.root().join("sys/hypervisor/properties/capabilities");
+    std::fs::create_dir_all(capabilities.parent().unwrap()).unwrap();
+    std::fs::write(&capabilities, "xen-3.0-x86_64\n").unwrap();
     assert_eq!(
         starter(&house, &tools, |_| true)
             .start(entry, &|| {})
@@ -78,6 +80,18 @@ fn falls_back_to_pv_and_keeps_the_reason() {
         Mode::Pv
     );
     assert_eq!(tools.log(), ["create tiny/pv"]);
+    std::fs::remove_file(&capabilities).unwrap();
+
+    let cpuinfo = house.root().join("proc/cpuinfo");
+    std::fs::create_dir_all(cpuinfo.parent().unwrap()).unwrap();
+    std::fs::write(&cpuinfo, "model name\t: QEMU TCG CPU version 2.5+\n").unwrap();
+    let tools = ListTools::new(1000);
+    tools.0.lock().unwrap().refused.push("tiny/pv".into());
+    starter(&house, &tools, |_| true)
+        .start(entry, &|| {})
+        .unwrap();
+    assert_eq!(tools.log(), ["create tiny/pv", "create tiny/pvh"]);
+    std::fs::remove_file(&cpuinfo).unwrap();
 
     let tools = ListTools::new(1000);
     let failure = starter(&house, &tools, |_| false)

@@ -1,7 +1,7 @@
 //! A toolstack in memory for the tests of ordering, fallback and watching: domains are entries of a list.
 use crate::error::Failure;
 use crate::house::House;
-use crate::xl::{Abilities, Domain, Toolstack};
+use crate::xl::{Domain, Toolstack};
 use guest_catalog::{Catalogue, Guest};
 use std::path::Path;
 use std::sync::Mutex;
@@ -11,7 +11,6 @@ use std::sync::Mutex;
 pub struct Inner {
     pub domains: Vec<Domain>,
     pub free_mib: u64,
-    pub hardware: bool,
     /// `name/mode` pairs whose creation fails.
     pub refused: Vec<String>,
     /// Everything that was asked, in order.
@@ -25,7 +24,6 @@ impl ListTools {
     pub fn new(free_mib: u64) -> Self {
         Self(Mutex::new(Inner {
             free_mib,
-            hardware: true,
             ..Inner::default()
         }))
     }
@@ -40,12 +38,8 @@ impl Toolstack for ListTools {
         Ok(self.0.lock().unwrap().domains.clone())
     }
 
-    fn abilities(&self) -> Result<Abilities, Failure> {
-        let inner = self.0.lock().unwrap();
-        Ok(Abilities {
-            free_mib: inner.free_mib,
-            hardware: inner.hardware,
-        })
+    fn free_mib(&self) -> Result<u64, Failure> {
+        Ok(self.0.lock().unwrap().free_mib)
     }
 
     fn create(&self, name: &str, config: &Path) -> Result<(), Failure> {
@@ -71,6 +65,7 @@ impl Toolstack for ListTools {
             id,
             memory_mib: 128,
             dead: false,
+            crashed: false,
         });
         Ok(())
     }

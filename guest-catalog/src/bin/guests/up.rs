@@ -7,7 +7,7 @@ use crate::error::Failure;
 use crate::house::{House, Hypervisor};
 use crate::start::Starter;
 use crate::watch;
-use crate::xl::{Toolstack, Xl};
+use crate::xl::{Domain, Toolstack, Xl};
 use guest_catalog::{Catalogue, Entry, Mode};
 use sd_notify::NotifyState;
 use std::collections::BTreeSet;
@@ -48,18 +48,22 @@ pub fn run(house: &House) -> Result<(), Failure> {
     notify(&[NotifyState::ExtendTimeoutUsec(
         u32::try_from(limit.as_micros()).unwrap_or(u32::MAX),
     )]);
-    if let Err(failure) = wait_for_toolstack(&tools) {
-        say(
-            house,
-            &format!(
-                "gasthaus: no guest can be started: {}",
-                failure.in_one_line()
-            ),
-        );
-        announce(house, hypervisor, 0, guests.len());
-        return Err(failure);
-    }
-    let starter = Starter::new(house, &tools);
+    let domains = match wait_for_toolstack(&tools) {
+        Ok(domains) => domains,
+        Err(failure) => {
+            say(
+                house,
+                &format!(
+                    "gasthaus: no guest can be started: {}",
+                    failure.in_one_line()
+                ),
+            );
+            announce(house, hypervisor, 0, guests.len());
+            return Err(failure);
+        }
+    };
+    let found = domains.iter().any(|domain| domain.id != 0);
+    let starter = Starter::new(house, &tools).with_list(found);
     thread::scope(|scope| {
         let (tell, told) = mpsc::channel();
         scope.spawn(|| start_all(&starter, &guests, tell));
@@ -152,11 +156,12 @@ fn deadline(guests: &[&Entry]) -> Duration {
     Duration::from_secs(longest.unwrap_or(0)) + START_MARGIN
 }
 
-fn wait_for_toolstack(tools: &dyn Toolstack) -> Result<(), Failure> {
+/// The domains that there are, dom0 among them.
+fn wait_for_toolstack(tools: &dyn Toolstack) -> Result<Vec<Domain>, Failure> {
     let started = Instant::now();
     loop {
         match tools.domains() {
-            Ok(_) => return Ok(()),
+            Ok(domains) => return Ok(domains),
             Err(failure) if started.elapsed() >= TOOLSTACK_LIMIT => return Err(failure),
             Err(_) => thread::sleep(TOOLSTACK_PAUSE),
         }

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// How often the domains are looked at.
-const PAUSE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_secs(15);
 /// How often a guest may die before it is left alone, until somebody starts it by hand.
 const RESTARTS_MAX: u32 = 5;
 /// Looks at which a domain must be missing before it counts as ended: a reboot replaces it within seconds.
-const MISSING_LOOKS: u32 = 3;
+const MISSING_LOOKS: u32 = 2;
 
 /// Watches until the machine is switched off.
 pub fn for_ever(house: &House, starter: &Starter<'_>, catalogue: &Catalogue) -> ! {

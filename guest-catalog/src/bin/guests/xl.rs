@@ -14,20 +14,15 @@ pub struct Domain {
     pub memory_mib: u64,
     /// It has crashed, or shut down and not gone away.
     pub dead: bool,
-}
-
-/// What the hypervisor can do and has left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Abilities {
-    pub free_mib: u64,
-    /// Whether domains with hardware virtualisation (PVH) are possible.
-    pub hardware: bool,
+    /// It has crashed, and stays as it is.
+    pub crashed: bool,
 }
 
 /// What `guests` asks of a hypervisor.
 pub trait Toolstack: Sync {
     fn domains(&self) -> Result<Vec<Domain>, Failure>;
-    fn abilities(&self) -> Result<Abilities, Failure>;
+    /// Memory that no domain has, MiB.
+    fn free_mib(&self) -> Result<u64, Failure>;
     fn create(&self, name: &str, config: &Path) -> Result<(), Failure>;
     /// Asks the guest to end; comes back at once.
     fn shutdown(&self, name: &str) -> Result<(), Failure>;
@@ -65,8 +60,8 @@ impl Toolstack for Xl {
         })
     }
 
-    fn abilities(&self) -> Result<Abilities, Failure> {
-        let purpose = "describe the hypervisor";
+    fn free_mib(&self) -> Result<u64, Failure> {
+        let purpose = "count the free memory";
         let text = program::run(XL, &["info"], purpose, ASK_LIMIT)?;
         parse_info(&text).map_err(|detail| Failure::ProgramAnswer {
             program: XL,
@@ -134,6 +129,7 @@ fn parse_list(text: &str) -> Result<Vec<Domain>, String> {
             id: id.parse().ok()?,
             memory_mib: memory.parse().ok()?,
             dead: state.contains(['s', 'c', 'd']),
+            crashed: state.contains('c'),
         })
     };
     // Domains of others may have names with spaces, or be half built: they are not ours and do not matter.
@@ -141,25 +137,15 @@ fn parse_list(text: &str) -> Result<Vec<Domain>, String> {
 }
 
 /// `xl info`: lines `key : value`.
-fn parse_info(text: &str) -> Result<Abilities, String> {
-    let value = |key: &str| {
-        text.lines().find_map(|line| {
-            line.split_once(':')
-                .filter(|(found, _)| found.trim() == key)
-                .map(|(_, value)| value.trim())
-        })
-    };
-    let free = value("free_memory").ok_or("`free_memory` is missing")?;
-    let free_mib = free
-        .parse()
-        .map_err(|_| format!("`free_memory` is `{free}`"))?;
-    let words = value("virt_caps")
-        .or_else(|| value("xen_caps"))
-        .unwrap_or_default();
-    let hardware = words
-        .split_whitespace()
-        .any(|word| word == "hvm" || word == "pvh" || word.starts_with("hvm-"));
-    Ok(Abilities { free_mib, hardware })
+fn parse_info(text: &str) -> Result<u64, String> {
+    let free = text
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(key, _)| key.trim() == "free_memory")
+        .map(|(_, value)| value.trim())
+        .ok_or("`free_memory` is missing")?;
+    free.parse()
+        .map_err(|_| format!("`free_memory` is `{free}`"))
 }
 
 #[cfg(test)]
@@ -179,27 +165,14 @@ mod tests {
             id: 4,
             memory_mib: 128,
             dead: false,
+            crashed: false,
         };
         assert_eq!(domains.iter().find(|d| d.name == "tiny"), Some(&tiny));
         assert!(domains.iter().any(|d| d.name == "debian" && d.dead));
         assert!(parse_list("xl: cannot init").is_err());
 
         let text = "host                   : gasthaus\nvirt_caps              : pv hvm hap shadow\nfree_memory            : 731\n";
-        assert_eq!(
-            parse_info(text).unwrap(),
-            Abilities {
-                free_mib: 731,
-                hardware: true
-            }
-        );
-        let text = "virt_caps : pv\nxen_caps               : xen-3.0-x86_64\nfree_memory : 7\n";
-        assert_eq!(
-            parse_info(text).unwrap(),
-            Abilities {
-                free_mib: 7,
-                hardware: false
-            }
-        );
+        assert_eq!(parse_info(text).unwrap(), 731);
         assert!(
             parse_info("virt_caps : pv\n").is_err() && parse_info("free_memory : much\n").is_err()
         );
