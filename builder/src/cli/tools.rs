@@ -16,22 +16,21 @@ pub struct Args {
     #[command(flatten)]
     common: Common,
 
-    /// The program and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    command: Vec<String>,
+    /// The program
+    program: String,
+
+    /// Its arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
 }
 
 pub(super) fn run(args: &Args, cx: &Context) -> CliResult {
     let request = args.common.request(args.recipe.as_deref())?;
     let sandbox = Sandbox::detect(0).map_err(crate::error::BuildError::from)?;
     let tools = pipeline::tools_only(&request, &sandbox, &cx.ui)?;
-    let (tool, rest) = args
-        .command
-        .split_first()
-        .map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
     let written = tools
-        .run(tool)
-        .and_then(|run| run.args(rest).output())
+        .run(&args.program)
+        .and_then(|run| run.args(&args.arguments).output())
         .map_err(crate::error::BuildError::from)?;
     output::print(&String::from_utf8_lossy(&written))
 }

@@ -216,26 +216,6 @@ fn bios_cd_boots_and_is_usable() {
 
 #[test]
 #[ignore = "boots VMs: run ci/test boot"]
-fn bios_disk_boots() {
-    let artifacts = artifacts();
-    let qemu = Qemu::new("bios-disk", Firmware::Bios).medium(Medium::Disk, &artifacts.iso);
-    boot_xen("bios-disk", qemu.nic("virtio-net-pci"), &artifacts)
-        .screenshot("ready")
-        .unwrap();
-}
-
-#[test]
-#[ignore = "boots VMs: run ci/test boot"]
-fn uefi_cd_boots() {
-    let artifacts = artifacts();
-    let qemu = Qemu::new("uefi-cd", Firmware::Uefi).medium(Medium::Cd, &artifacts.iso);
-    boot_xen("uefi-cd", qemu.nic("virtio-net-pci"), &artifacts)
-        .screenshot("ready")
-        .unwrap();
-}
-
-#[test]
-#[ignore = "boots VMs: run ci/test boot"]
 fn uefi_disk_boots_and_shows_it() {
     let artifacts = artifacts();
     let name = "uefi-disk";
@@ -250,7 +230,7 @@ fn uefi_disk_boots_and_shows_it() {
 #[ignore = "boots VMs: run ci/test boot"]
 fn one_gib_is_enough() {
     let artifacts = artifacts();
-    let qemu = Qemu::new("one-gib", Firmware::Bios).medium(Medium::Cd, &artifacts.iso);
+    let qemu = Qemu::new("one-gib", Firmware::Bios).medium(Medium::Usb, &artifacts.iso);
     boot_xen(
         "one-gib",
         qemu.memory_mib(1024).nic("virtio-net-pci"),
@@ -260,10 +240,10 @@ fn one_gib_is_enough() {
 
 #[test]
 #[ignore = "boots VMs: run ci/test boot"]
-fn guests_start_without_any_network_card() {
+fn uefi_cd_boots_and_guests_start_without_any_network_card() {
     let artifacts = artifacts();
-    let name = "no-nic";
-    let qemu = Qemu::new(name, Firmware::Uefi).medium(Medium::Usb, &artifacts.iso);
+    let name = "uefi-cd";
+    let qemu = Qemu::new(name, Firmware::Uefi).medium(Medium::Cd, &artifacts.iso);
     let boot = boot(name, qemu, &xen_mark(&artifacts));
     assert!(
         !boot.saw_in_order(&["A start job is running for", "network"]),
@@ -273,10 +253,10 @@ fn guests_start_without_any_network_card() {
 
 #[test]
 #[ignore = "boots VMs: run ci/test boot"]
-fn two_network_cards_of_different_models_are_both_used() {
+fn bios_disk_boots_and_uses_two_network_cards_of_different_models() {
     let artifacts = artifacts();
-    let name = "two-nics";
-    let qemu = Qemu::new(name, Firmware::Bios).medium(Medium::Usb, &artifacts.iso);
+    let name = "bios-disk";
+    let qemu = Qemu::new(name, Firmware::Bios).medium(Medium::Disk, &artifacts.iso);
     let mut vm = boot_xen(name, qemu.nic("e1000e").nic("virtio-net-pci"), &artifacts);
     login(&mut vm);
     let links = done(&mut vm, "ip -br link");

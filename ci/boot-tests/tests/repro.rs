@@ -167,3 +167,58 @@ fn a_second_build_elsewhere_is_equal() {
         panic!("the images differ:\n{}", diffoscope(&first.iso, &iso));
     }
 }
+
+/// Which parts of the build the manifest says were made, not taken from the cache.
+fn made(manifest: &Path) -> Vec<String> {
+    let manifest: Value = serde_json::from_slice(&fs::read(manifest).unwrap()).unwrap();
+    let stages = manifest["run"]["stages"].as_array().unwrap();
+    stages
+        .iter()
+        .filter(|stage| stage["cached"] == false)
+        .map(|stage| {
+            let word = |key: &str| stage[key].as_str().unwrap();
+            format!("{} {}", word("stage"), word("part"))
+        })
+        .collect()
+}
+
+#[test]
+#[ignore = "builds images: run ci/test repro"]
+fn a_changed_overlay_rebuilds_the_site_layer_and_the_medium_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("mine/root/etc");
+    fs::create_dir_all(&root).unwrap();
+    let write = |path: &str, text: &str| fs::write(dir.path().join(path), text).unwrap();
+    write(
+        "mine.toml",
+        "name = \"mine\"\nflavours = [\"xen\", \"plain\"]\nguests = [\"tiny\"]\n[dom0]\noverlays = [\"./mine\"]\n",
+    );
+    write(
+        "mine/overlay.toml",
+        "target = \"dom0\"\ndescription = \"one file\"\n",
+    );
+    let build = || {
+        let finished = Build::in_dir(dir.path())
+            .cache(&env_path("GASTHAUS_CACHE").unwrap())
+            .program(&env_path("GASTHAUS").unwrap())
+            .arg("mine.toml")
+            .finish(BUILD_LIMIT)
+            .unwrap();
+        assert!(finished.status.success(), "{}", finished.said);
+        made(&dir.path().join("out/mine.manifest.json"))
+    };
+    let changed = ["layers site", "boot-menu ", "medium write", "medium verify"];
+    for text in ["one", "two"] {
+        write("mine/root/etc/house", text);
+        let made = build();
+        if text == "two" {
+            assert_eq!(made, changed);
+        }
+    }
+    // Nothing changed at all: the image that is there stays.
+    let manifest = dir.path().join("out/mine.manifest.json");
+    let written = || fs::metadata(&manifest).unwrap().modified().unwrap();
+    let before = written();
+    build();
+    assert_eq!(written(), before);
+}

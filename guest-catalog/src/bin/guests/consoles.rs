@@ -1,27 +1,38 @@
 //! Saying something on every console of the machine: screen, serial line, Xen's console.
 use crate::house::House;
-use rustix::fs::OFlags;
+use rustix::{fs::OFlags, io::Errno};
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Writes `line` to standard output (the journal) and to all consoles. A console that is not there, or takes nothing,
 /// is passed over: another one will do, and there is nobody else to tell.
 pub fn say(house: &House, line: &str) {
     println!("{line}");
-    let flags = (OFlags::NOCTTY | OFlags::NONBLOCK).bits() as i32;
     for name in names(&house.read("sys/class/tty/console/active")) {
         let path = house.root().join("dev").join(&name);
-        if let Ok(mut console) = OpenOptions::new()
-            .write(true)
-            .custom_flags(flags)
-            .open(path)
-        {
-            write_patiently(&mut console, format!("\n{line}\n").as_bytes());
+        // Who opens a log-in prompt hangs the line up, for those before it too: then once more.
+        for _ in 0..TRIES {
+            match write_to(&path, &format!("\n{line}\n")) {
+                Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => {}
+                Ok(()) | Err(_) => break,
+            }
         }
     }
+}
+
+const TRIES: u32 = 3;
+
+fn write_to(path: &Path, text: &str) -> io::Result<()> {
+    let flags = (OFlags::NOCTTY | OFlags::NONBLOCK).bits() as i32;
+    let mut console = OpenOptions::new()
+        .write(true)
+        .custom_flags(flags)
+        .open(path)?;
+    write_patiently(&mut console, text.as_bytes())
 }
 
 /// How long a console that is busy with the lines of others is waited for.
@@ -30,19 +41,20 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Writes all of `bytes`, in one go where the console takes them so. A serial line that is full of boot messages takes
 /// nothing for a while; one that nobody reads never does, and is given up.
-fn write_patiently(console: &mut impl Write, mut bytes: &[u8]) {
+fn write_patiently(console: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while !bytes.is_empty() {
         match console.write(bytes) {
-            Ok(0) => return,
+            Ok(0) => break,
             Ok(written) => bytes = &bytes[written..],
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < deadline => {
                 std::thread::sleep(PAUSE);
             }
-            Err(_) => return,
+            Err(error) => return Err(error),
         }
     }
+    Ok(())
 }
 
 /// Names in `/dev`: the kernel's active consoles, the screen, Xen's console. `/dev/console` is one of the active ones
