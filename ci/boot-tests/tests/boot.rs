@@ -17,8 +17,8 @@ const READY_LIMIT: Duration = Duration::from_secs(600);
 const MENU_LIMIT: Duration = Duration::from_secs(120);
 /// A log-in or a command on the console.
 const COMMAND_LIMIT: Duration = Duration::from_secs(90);
-/// From `poweroff` to QEMU's end.
-const OFF_LIMIT: Duration = Duration::from_secs(30);
+/// From `poweroff` to the end of QEMU: half a minute on two processors, and room for a loaded machine.
+const OFF_LIMIT: Duration = Duration::from_secs(90);
 /// The documented account of the demo image.
 const USER: &str = "gasthaus";
 const PASSWORD: &str = "gasthaus";
