@@ -5,6 +5,7 @@
 //! modules a guest can use.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use guest_catalog::address::{DEFAULT_BRIDGE, render_static_leases};
@@ -29,7 +30,7 @@ use crate::tool::Tools;
 /// Where dom0 finds its guests.
 pub const GUESTS_DIR: &str = "var/lib/gasthaus/guests";
 /// Raise when the way guests are made changes.
-const REVISION: &str = "guests-3";
+const REVISION: &str = "guests-4";
 /// The kernel of guests that ask for dom0's: unpacked, so that no start of a guest has to.
 const KERNEL: &str = "var/lib/gasthaus/vmlinux";
 /// What a definition says for "dom0's kernel".
@@ -336,23 +337,17 @@ fn pack(
     scratch: &Path,
 ) -> Result<(), BuildError> {
     let root = scratch.join("root");
-    let home = root.join(GUESTS_DIR);
+    make_dir(&root)?;
     for guest in made {
-        let to = home.join(&guest.name);
-        fs::create_dir_all(&to).map_err(BuildError::io("create", &to))?;
         for file in ["guest.toml", "initrd.zst", "disk.img"] {
             let from = guest.dir.join(file);
             if from.exists() {
-                // A link, not a copy: both lie in the cache.
-                fs::hard_link(&from, to.join(file))
-                    .map_err(BuildError::io("link into the layer", &from))?;
+                link(&from, &root, &format!("{GUESTS_DIR}/{}/{file}", guest.name))?;
             }
         }
     }
     if kernel.has_xen {
-        let (from, to) = (kernel.vmlinux(), root.join(KERNEL));
-        fs::create_dir_all(&home).map_err(BuildError::io("create", &home))?;
-        fs::hard_link(&from, &to).map_err(BuildError::io("link into the layer", &from))?;
+        link(&kernel.vmlinux(), &root, KERNEL)?;
     }
     let image = scratch.join("guests.erofs");
     mkfs_erofs(tools, cx, key)?
@@ -362,6 +357,25 @@ fn pack(
         .output()?;
     fs::remove_dir_all(&root).map_err(BuildError::io("remove", &root))?;
     check_superblock(&image)
+}
+
+/// A link in the layer, not a copy: both lie in the cache. Modes are set, since they are the layer's and the umask is
+/// the user's.
+fn link(from: &Path, root: &Path, to: &str) -> Result<(), BuildError> {
+    let mut dir = root.to_owned();
+    for part in Path::new(to).parent().into_iter().flatten() {
+        dir.push(part);
+        make_dir(&dir)?;
+    }
+    fs::set_permissions(from, fs::Permissions::from_mode(0o644))
+        .map_err(BuildError::io("set the mode of", from))?;
+    fs::hard_link(from, root.join(to)).map_err(BuildError::io("link into the layer", from))
+}
+
+fn make_dir(dir: &Path) -> Result<(), BuildError> {
+    fs::create_dir_all(dir)
+        .and_then(|()| fs::set_permissions(dir, fs::Permissions::from_mode(0o755)))
+        .map_err(BuildError::io("create", dir))
 }
 
 /// The definition as dom0 reads it: the same keys, written anew.
