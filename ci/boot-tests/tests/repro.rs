@@ -191,12 +191,16 @@ fn a_changed_overlay_rebuilds_the_site_layer_and_the_medium_alone() {
     let write = |path: &str, text: &str| fs::write(dir.path().join(path), text).unwrap();
     write(
         "mine.toml",
-        "name = \"mine\"\ntitle = \"Mine\"\nflavours = [\"xen\", \"plain\"]\nguests = [\"tiny\"]\n[dom0]\noverlays = [\"./mine\"]\n",
+        "name = \"demo\"\ntitle = \"Mine\"\nflavours = [\"xen\", \"plain\"]\nguests = [\"tiny\", \"debian\"]\n[dom0]\noverlays = [\"./mine\"]\n",
     );
     write(
         "mine/overlay.toml",
         "target = \"dom0\"\ndescription = \"one file\"\n",
     );
+    // The demo with an overlay more: its packages are the demo's, and so is the lock.
+    let lock = env_path("GASTHAUS_ISO").unwrap();
+    let lock = lock.parent().unwrap().with_file_name("gasthaus.lock");
+    fs::copy(lock, dir.path().join("gasthaus.lock")).unwrap();
     let build = || {
         let finished = Build::in_dir(dir.path())
             .cache(&env_path("GASTHAUS_CACHE").unwrap())
@@ -205,7 +209,7 @@ fn a_changed_overlay_rebuilds_the_site_layer_and_the_medium_alone() {
             .finish(BUILD_LIMIT)
             .unwrap();
         assert!(finished.status.success(), "{}", finished.said);
-        made(&dir.path().join("out/mine.manifest.json"))
+        made(&dir.path().join("out/demo.manifest.json"))
     };
     let changed = ["layers site", "boot-menu ", "medium write", "medium verify"];
     for text in ["one", "two"] {
@@ -216,7 +220,7 @@ fn a_changed_overlay_rebuilds_the_site_layer_and_the_medium_alone() {
         }
     }
     // Nothing changed at all: the image that is there stays.
-    let manifest = dir.path().join("out/mine.manifest.json");
+    let manifest = dir.path().join("out/demo.manifest.json");
     let written = || fs::metadata(&manifest).unwrap().modified().unwrap();
     let before = written();
     build();
