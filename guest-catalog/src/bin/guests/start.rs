@@ -59,9 +59,9 @@ impl<'h> Starter<'h> {
         }
     }
 
-    /// For the start of the house, where `xl` has just listed all domains: `found` says whether any was a guest.
-    pub fn with_list(mut self, found: bool) -> Self {
-        self.strangers = found;
+    /// For the start of the house, where `xl` has just listed all domains: whether there were any besides dom0.
+    pub fn with_strangers(mut self, strangers: bool) -> Self {
+        self.strangers = strangers;
         self
     }
 

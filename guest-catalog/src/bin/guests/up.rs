@@ -27,15 +27,7 @@ pub fn run(house: &House) -> Result<(), Failure> {
     let catalogue = match house.catalogue() {
         Ok(catalogue) => catalogue,
         Err(failure) => {
-            say(
-                house,
-                &format!(
-                    "gasthaus: no guest can be started: {}",
-                    failure.in_one_line()
-                ),
-            );
-            announce(house, hypervisor, 0, house.count_definitions());
-            return Err(failure);
+            return give_up(house, hypervisor, house.count_definitions(), failure);
         }
     };
     let guests = autostarted(&catalogue);
@@ -51,19 +43,11 @@ pub fn run(house: &House) -> Result<(), Failure> {
     let domains = match wait_for_toolstack(&tools) {
         Ok(domains) => domains,
         Err(failure) => {
-            say(
-                house,
-                &format!(
-                    "gasthaus: no guest can be started: {}",
-                    failure.in_one_line()
-                ),
-            );
-            announce(house, hypervisor, 0, guests.len());
-            return Err(failure);
+            return give_up(house, hypervisor, guests.len(), failure);
         }
     };
-    let found = domains.iter().any(|domain| domain.id != 0);
-    let starter = Starter::new(house, &tools).with_list(found);
+    let strangers = domains.iter().any(|domain| domain.id != 0);
+    let starter = Starter::new(house, &tools).with_strangers(strangers);
     thread::scope(|scope| {
         let (tell, told) = mpsc::channel();
         scope.spawn(|| start_all(&starter, &guests, tell));
@@ -71,6 +55,24 @@ pub fn run(house: &House) -> Result<(), Failure> {
         announce(house, hypervisor, up, guests.len());
         watch::for_ever(house, &starter, &catalogue)
     })
+}
+
+/// Says why no guest can be started, and that the house is open all the same.
+fn give_up(
+    house: &House,
+    hypervisor: Hypervisor,
+    all: usize,
+    failure: Failure,
+) -> Result<(), Failure> {
+    say(
+        house,
+        &format!(
+            "gasthaus: no guest can be started: {}",
+            failure.in_one_line()
+        ),
+    );
+    announce(house, hypervisor, 0, all);
+    Err(failure)
 }
 
 /// What a start came to.
