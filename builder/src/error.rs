@@ -52,6 +52,11 @@ pub enum BuildError {
     Esp(#[from] hypervisor_image::EspError),
     #[error(transparent)]
     Medium(#[from] hypervisor_image::MediumError),
+    #[error("cannot write the image in `{out_dir}`")]
+    WriteMedium {
+        out_dir: PathBuf,
+        source: hypervisor_image::MediumError,
+    },
     #[error(transparent)]
     MediumManifest(#[from] hypervisor_image::ManifestError),
     #[error("the lock file `{path}` {found}: `{recipe}` cannot be built with {flag}")]
@@ -155,7 +160,7 @@ impl BuildError {
             Self::Program(e) => e.hint(),
             Self::Initramfs(e) => e.hint(),
             Self::Esp(e) => e.hint(),
-            Self::Medium(e) => e.hint(),
+            Self::Medium(e) | Self::WriteMedium { source: e, .. } => e.hint(),
             Self::MediumManifest(e) => e.hint(),
             Self::Deb { .. } => Some("`gasthaus clean --downloads` and build again".into()),
             Self::NotLocked { .. } => Some("run `gasthaus lock --update`, then build again".into()),

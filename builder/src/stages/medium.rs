@@ -291,7 +291,10 @@ fn write_digested(
         hash: Sha256::new(),
         bytes: 0,
     };
-    write_medium(spec, &mut out)?;
+    write_medium(spec, &mut out).map_err(|source| BuildError::WriteMedium {
+        out_dir: out_dir.to_owned(),
+        source,
+    })?;
     out.out
         .flush()
         .map_err(BuildError::io("write the image in", out_dir))?;
