@@ -35,11 +35,6 @@ pub struct Dom0Definition {
     pub overlays: Vec<String>,
     packages: BTreeMap<String, String>,
     provided: BTreeMap<String, String>,
-    #[allow(
-        dead_code,
-        reason = "kernel and hypervisor are taken from their packages by stage `kernel`"
-    )]
-    boot_files: BTreeMap<String, String>,
     medium_files: Vec<MediumFiles>,
     paths: Paths,
     hypervisor: Words,
