@@ -201,41 +201,46 @@ impl Console {
         limit: Duration,
     ) -> Result<(), HarnessError> {
         let deadline = Instant::now() + limit;
-        // Messages may have torn the prompt that is there: ask for a new one.
-        self.repeat("\r", "login: ", deadline, limit)?;
-        let asked = self.position();
-        self.type_text(&format!("{user}\r"))?;
-        if self.wait_for(&["Password: "], asked, deadline).is_none() {
-            return Err(self.timed_out("the password prompt", limit));
-        }
-        self.type_text(&format!("{password}\r"))?;
-        // `login` throws away what is typed before the shell reads, so this is said until it is heard.
-        self.repeat(
-            "exec env PS1= sh\rstty -echo; printf '@@%s@@\\n' shell\r",
-            "@@shell@@",
-            deadline,
-            limit,
-        )
-    }
-
-    fn repeat(
-        &mut self,
-        typed: &str,
-        awaited: &str,
-        deadline: Instant,
-        limit: Duration,
-    ) -> Result<(), HarnessError> {
-        while Instant::now() < deadline {
-            let from = self.position();
-            self.type_text(typed)?;
-            if self
-                .wait_for(&[awaited], from, deadline.min(Instant::now() + STEP_LIMIT))
-                .is_some()
-            {
+        loop {
+            // Messages may have torn the prompt that is there: ask for a new one.
+            self.repeat("\r", &["login: "], deadline, limit)?;
+            let asked = self.position();
+            self.type_text(&format!("{user}\r"))?;
+            if self.wait_for(&["Password: "], asked, deadline).is_none() {
+                return Err(self.timed_out("the password prompt", limit));
+            }
+            self.type_text(&format!("{password}\r"))?;
+            // `login` throws away what is typed before the shell reads, so this is said until it is heard; and it hangs up
+            // when a session takes a minute to open, as on a machine that has other things to do.
+            let heard = self.repeat(
+                "exec env PS1= sh\rstty -echo; printf '@@%s@@\\n' shell\r",
+                &["@@shell@@", "login: timed out"],
+                deadline,
+                limit,
+            )?;
+            if heard == 0 {
                 return Ok(());
             }
         }
-        Err(self.timed_out(awaited, limit))
+    }
+
+    /// Types until one of `awaited` is there; which.
+    fn repeat(
+        &mut self,
+        typed: &str,
+        awaited: &[&str],
+        deadline: Instant,
+        limit: Duration,
+    ) -> Result<usize, HarnessError> {
+        while Instant::now() < deadline {
+            let from = self.position();
+            self.type_text(typed)?;
+            let step = deadline.min(Instant::now() + STEP_LIMIT);
+            if let Some((which, _)) = self.wait_for(awaited, from, step) {
+                return Ok(which);
+            }
+        }
+        Err(self.timed_out(awaited.first().copied().unwrap_or_default(), limit))
     }
 
     /// Runs `command` in the shell that [`Console::login`] left.

@@ -15,7 +15,9 @@ use boot_tests::{Boot, BootEnd, Firmware, Medium, Output, Qemu, Vm, artifacts::A
 const READY_LIMIT: Duration = Duration::from_secs(600);
 /// From power-on to the boot menu, with OVMF the slower firmware.
 const MENU_LIMIT: Duration = Duration::from_secs(120);
-/// A log-in or a command on the console.
+/// A log-in, with room for one that `login` gave up after a minute.
+const LOGIN_LIMIT: Duration = Duration::from_secs(240);
+/// A command on the console.
 const COMMAND_LIMIT: Duration = Duration::from_secs(90);
 /// From `poweroff` to the end of QEMU: half a minute on two processors, and room for a loaded machine.
 const OFF_LIMIT: Duration = Duration::from_secs(90);
@@ -89,7 +91,7 @@ fn boot_xen(name: &str, qemu: Qemu, artifacts: &Artifacts) -> Vm {
 }
 
 fn login(vm: &mut Vm) {
-    vm.login(USER, PASSWORD, COMMAND_LIMIT)
+    vm.login(USER, PASSWORD, LOGIN_LIMIT)
         .unwrap_or_else(|error| panic!("{error}"));
 }
 
