@@ -9,10 +9,15 @@ PATH=$PATH:/usr/sbin:/sbin
 
 . /etc/os-release
 suite=trixie
-mirror=${GASTHAUS_MIRROR:-$(apt-get indextargets --format '$(ORIGIN) $(CODENAME) $(REPO_URI)' |
-  awk -v want="$VERSION_CODENAME" '$1 == "Debian" && $2 == want { print $3; exit }')}
+of_apt() { # the host's mirror of its own release's suite $1
+  apt-get indextargets --format '$(ORIGIN) $(CODENAME) $(REPO_URI)' | awk -v want="$1" '$1 == "Debian" && $2 == want { print $3; exit }'
+}
+mirror=${GASTHAUS_MIRROR:-$(of_apt "$VERSION_CODENAME")}
+security=${GASTHAUS_SECURITY_MIRROR:-$(of_apt "$VERSION_CODENAME-security")}
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 sources="deb [signed-by=$keyring] $mirror $suite main non-free-firmware"
+# The same packages as ours, so the same archives: the newest kernel often lies in the security archive.
+security_sources=${security:+deb [signed-by=$keyring] $security $suite-security main non-free-firmware}
 
 tree() { # tree OUT PACKAGES-FILE CACHE EXTRA…
   local out=$1 list=$2 cache=$3
@@ -29,7 +34,7 @@ tree() { # tree OUT PACKAGES-FILE CACHE EXTRA…
     --customize-hook="cp -an \"\$1\"/var/cache/apt/archives/*.deb $PWD/$cache/archives/ || true" \
     --customize-hook="cp -an \"\$1\"/var/lib/apt/lists/*_* $PWD/$cache/lists/ || true" \
     --customize-hook='rm -rf "$1"/var/cache/apt/* "$1"/var/lib/apt/lists/*' \
-    "$suite" "$out" "$sources"
+    "$suite" "$out" "$sources" ${security_sources:+"$security_sources"}
 }
 
 rm -rf tree guest disk.img medium stock.iso
