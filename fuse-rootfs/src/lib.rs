@@ -6,5 +6,6 @@
 #![warn(missing_docs)]
 
 pub mod boot;
+pub mod format;
 pub mod module_set;
 mod sys;
