@@ -8,4 +8,6 @@
 pub mod boot;
 pub mod format;
 pub mod module_set;
+#[cfg(feature = "publish")]
+pub mod publish;
 mod sys;
