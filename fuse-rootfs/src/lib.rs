@@ -8,4 +8,6 @@
 pub mod boot;
 pub mod format;
 pub mod module_set;
+pub mod mount;
+pub mod stream;
 mod sys;
