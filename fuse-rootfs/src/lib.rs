@@ -10,4 +10,6 @@ pub mod format;
 pub mod module_set;
 #[cfg(feature = "publish")]
 pub mod publish;
+pub mod mount;
+pub mod stream;
 mod sys;
