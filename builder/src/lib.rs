@@ -13,5 +13,6 @@ pub mod pipeline;
 pub mod qemu;
 pub mod recipe;
 pub mod recipe_file;
+pub mod serve;
 pub mod stages;
 pub mod tool;

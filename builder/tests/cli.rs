@@ -153,6 +153,7 @@ fn every_subcommand_has_help_and_wrong_usage_ends_with_2() {
         "inspect",
         "verify",
         "schema",
+        "serve",
         "completions",
         "man",
     ] {

@@ -53,7 +53,8 @@ macro_rules! explain {
 explain!(
     crate::error::BuildError,
     crate::recipe_file::RecipeError,
-    crate::qemu::QemuError
+    crate::qemu::QemuError,
+    crate::serve::ServeError
 );
 
 impl Failure {

@@ -14,6 +14,7 @@ pub mod output;
 pub mod plan;
 pub mod run;
 pub mod schema;
+pub mod serve;
 pub mod tools;
 pub mod ui;
 pub mod verify;
@@ -71,6 +72,7 @@ enum Command {
     Run(run::Args),
     Inspect(inspect::Args),
     Verify(verify::Args),
+    Serve(serve::Args),
     Clean(clean::Args),
     Tools(tools::Args),
     Schema(schema::Args),
@@ -107,6 +109,7 @@ impl Cli {
             Command::Run(args) => run::run(&args, &cx),
             Command::Inspect(args) => inspect::run(&args, &cx),
             Command::Verify(args) => verify::run(&args, &cx),
+            Command::Serve(args) => serve::run(&args, &cx),
             Command::Clean(args) => clean::run(&args, &cx),
             Command::Tools(args) => tools::run(&args, &cx),
             Command::Schema(args) => schema::run(&args, &cx),

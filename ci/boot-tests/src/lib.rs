@@ -6,6 +6,7 @@
 //!
 //! - [`Qemu`] describes a machine, [`Vm`] is one that runs, [`Boot`] is how its way to a mark ended.
 //! - [`Console`] is the serial line, with log-in and commands; [`Qmp`] the monitor: keys, screenshots, the power button.
+//! - [`line`](crate::line) is a slow and unreliable line to a web server.
 //! - [`builder`] runs the built program the way the `repro` and `faults` tests need it.
 
 pub mod artifacts;
@@ -13,6 +14,7 @@ pub mod builder;
 mod console;
 mod error;
 mod host;
+pub mod line;
 mod qemu;
 mod qmp;
 mod screen;
