@@ -105,6 +105,12 @@ pub enum BuildError {
     NoTemplate { name: String },
     #[error("the template `{template}` uses the unknown variable `{name}`")]
     TemplateVariable { template: String, name: String },
+    #[error(
+        "the URLs of `stream.urls` take {found} bytes of the kernel command line; {allowed} are allowed"
+    )]
+    LongStreamWords { found: usize, allowed: usize },
+    #[error("the output `{output}` needs the URL of a store")]
+    NoStreamUrl { output: &'static str },
     #[error("the boot menu cannot hold `{value}` for `{name}`: found {bad:?}")]
     MenuValue {
         name: String,
@@ -166,6 +172,10 @@ impl BuildError {
             Self::NotLocked { .. } => Some("run `gasthaus lock --update`, then build again".into()),
             Self::NoGuest { known, .. } => Some(format!("the catalogue has: {}", known.join(", "))),
             Self::NoPackage { .. } => Some("do not exclude what the recipe's flavours need".into()),
+            Self::LongStreamWords { .. } => Some("use fewer or shorter URLs".into()),
+            Self::NoStreamUrl { .. } => {
+                Some("give `urls` in the recipe's [stream], or --url".into())
+            }
             Self::MenuValue { .. } => {
                 Some("leave out quotes, backslashes, dollar signs and braces".into())
             }

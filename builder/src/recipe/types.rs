@@ -293,6 +293,19 @@ macro_rules! words {
 }
 words!(Flavour, Output, Suite, Component);
 
+impl Output {
+    /// Every word, for the command line.
+    pub fn words() -> Vec<&'static str> {
+        Self::ALL.iter().map(|(word, _)| *word).collect()
+    }
+
+    /// The output a word names.
+    pub fn from_word(word: &str) -> Option<Self> {
+        let found = Self::ALL.iter().find(|(known, _)| *known == word)?;
+        Some(found.1)
+    }
+}
+
 impl Reference {
     /// Reads a reference: with a `/` it is a path, else a name.
     pub fn new(text: impl Into<String>) -> Self {

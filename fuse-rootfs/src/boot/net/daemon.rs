@@ -114,10 +114,28 @@ fn parse_mounted(text: &str) -> Option<Line> {
 
 /// The daemon's settings. `own` is the text of [`OWN_SETTINGS`].
 fn settings(params: &NetParams, own: &str, choice: Option<&Entry>) -> String {
+    let (system, version) = match choice {
+        Some(entry) => (Some(&entry.system), Some(&entry.build)),
+        None => (params.system.as_ref(), params.version.as_ref()),
+    };
+    let cache = params.cache_mib.map(|mib| mib.to_string());
+    let single = [
+        ("system", system),
+        ("version", version),
+        ("profile", params.profile.as_ref()),
+        ("proxy", params.proxy.as_ref()),
+        ("fill", params.fill.as_ref()),
+        ("ram-mib", cache.as_ref()),
+    ];
+    let single = single
+        .into_iter()
+        .filter_map(|(key, value)| Some((key, value?)));
     let mut text = String::new();
     for line in own.lines().map(str::trim) {
-        // The command line's mirrors replace the builder's.
-        if !line.is_empty() && !line.starts_with('#') && !line.starts_with("url=") {
+        let key = line.split('=').next().unwrap_or_default();
+        // The command line's mirrors and single values replace the builder's.
+        let replaced = key == "url" || single.clone().any(|(known, _)| known == key);
+        if !line.is_empty() && !line.starts_with('#') && !replaced {
             let _ = writeln!(text, "{line}"); // a String takes every write, here and below
         }
     }
@@ -130,22 +148,8 @@ fn settings(params: &NetParams, own: &str, choice: Option<&Entry>) -> String {
     for key in &params.keys {
         put("key", key);
     }
-    let (system, version) = match choice {
-        Some(entry) => (Some(&entry.system), Some(&entry.build)),
-        None => (params.system.as_ref(), params.version.as_ref()),
-    };
-    let cache = params.cache_mib.map(|mib| mib.to_string());
-    for (key, value) in [
-        ("system", system),
-        ("version", version),
-        ("profile", params.profile.as_ref()),
-        ("proxy", params.proxy.as_ref()),
-        ("fill", params.fill.as_ref()),
-        ("ram-mib", cache.as_ref()),
-    ] {
-        if let Some(value) = value {
-            put(key, value);
-        }
+    for (key, value) in single {
+        put(key, value);
     }
     text
 }
@@ -415,7 +419,7 @@ mod tests {
             version: Some("latest".into()),
             ..NetParams::default()
         };
-        let own = "# made by the builder\nurl=http://old/\nkey=RWown\n min-serial=7\n\n";
+        let own = "# made by the builder\nurl=http://old/\nkey=RWown\n min-serial=7\nfill=idle\n\n";
         assert_eq!(
             settings(&params, own, None),
             "key=RWown\nmin-serial=7\nurl=http://a/\nurl=http://b/\nkey=RWkey\nversion=latest\nproxy=http://p:1\nfill=off\nram-mib=64\n"
