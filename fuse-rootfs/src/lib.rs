@@ -6,5 +6,8 @@
 #![warn(missing_docs)]
 
 pub mod boot;
+pub mod format;
 pub mod module_set;
+pub mod mount;
+pub mod stream;
 mod sys;

@@ -1,0 +1,227 @@
+//! Objects, fetched: each at most once at a time, by several attempts if need be, verified before anybody sees a byte.
+//!
+//! A [`Flight`] is one object on its way. Worker threads ([`threads`]) run its attempts ([`attempt`]); a timer thread starts
+//! attempts again and hedges late ones, and says in the log what is waited for. Readers wait on the flight.
+
+mod attempt;
+mod flight;
+mod threads;
+
+pub use flight::{Class, Flight, Key, Sink, Verify, Want};
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
+
+use super::error::StreamError;
+use super::mirrors::Mirrors;
+use super::policy::Policy;
+use crate::boot::log;
+use threads::{Job, Queue, Timer, timer, worker};
+
+const WORKER_STACK_BYTES: usize = 512 * 1024;
+
+/// Counters of all flights.
+#[derive(Debug, Default)]
+pub struct Totals {
+    /// Flights that readers waited for.
+    pub demands: AtomicU64,
+    /// Flights ahead of readers.
+    pub prefetches: AtomicU64,
+    /// Flights of the background fill.
+    pub fills: AtomicU64,
+    /// Second attempts beside a late first.
+    pub hedges: AtomicU64,
+    /// Attempts that continued a partial body.
+    pub resumes: AtomicU64,
+    /// Attempts begun again after a failure.
+    pub retries: AtomicU64,
+    /// Flights that failed for good.
+    pub failures: AtomicU64,
+}
+
+/// Fetches objects.
+pub struct Fetcher {
+    /// Where from.
+    pub mirrors: Mirrors,
+    policy: Policy,
+    flights: Mutex<HashMap<Key, Arc<Flight>>>,
+    queue: Mutex<Queue>,
+    work: Condvar,
+    tick: Condvar,
+    hedging: AtomicUsize,
+    stopping: AtomicBool,
+    /// Numbers for the status.
+    pub totals: Totals,
+    myself: Weak<Fetcher>,
+}
+
+impl std::fmt::Debug for Fetcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Fetcher")
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Fetcher {
+    /// A fetcher with its timer thread.
+    ///
+    /// # Errors
+    /// If the thread cannot be started.
+    pub fn start(mirrors: Mirrors, policy: &Policy) -> std::io::Result<Arc<Self>> {
+        let fetcher = Arc::new_cyclic(|myself| Self {
+            mirrors,
+            policy: policy.clone(),
+            flights: Mutex::default(),
+            queue: Mutex::new(Queue::new()),
+            work: Condvar::new(),
+            tick: Condvar::new(),
+            hedging: AtomicUsize::new(0),
+            stopping: AtomicBool::new(false),
+            totals: Totals::default(),
+            myself: myself.clone(),
+        });
+        let weak = Arc::downgrade(&fetcher);
+        std::thread::Builder::new()
+            .name("timer".into())
+            .stack_size(WORKER_STACK_BYTES)
+            .spawn(move || timer(&weak))?;
+        Ok(fetcher)
+    }
+
+    /// The time limits.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Ends all flights with [`StreamError::Stopping`].
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        let flights: Vec<_> = lock(&self.flights)
+            .drain()
+            .map(|(_, flight)| flight)
+            .collect();
+        for flight in flights {
+            flight.finish(Err(Arc::new(StreamError::Stopping)));
+        }
+        self.work.notify_all();
+        self.tick.notify_all();
+    }
+
+    /// Whether [`Self::stop`] was called.
+    #[must_use]
+    pub fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Flights that somebody waits for, and all.
+    #[must_use]
+    pub fn in_flight(&self) -> (usize, usize) {
+        let flights = lock(&self.flights);
+        let demands = flights
+            .values()
+            .filter(|flight| lock(&flight.state).class == Class::Demand)
+            .count();
+        (demands, flights.len())
+    }
+
+    /// Begins to fetch an object, or joins its flight; `sink` is called with its bytes before the flight ends.
+    pub fn fetch(&self, want: Want, class: Class, sink: Option<Sink>) -> Arc<Flight> {
+        let mut flights = lock(&self.flights);
+        let flight = match flights.entry(want.key) {
+            Entry::Occupied(entry) => {
+                let flight = entry.get().clone();
+                let mut state = lock(&flight.state);
+                if state.result.is_none() {
+                    state.sinks.extend(sink);
+                    let sooner = class < state.class;
+                    state.class = state.class.min(class);
+                    let waiting = sooner && state.attempts.is_empty();
+                    drop(state);
+                    drop(flights);
+                    if waiting {
+                        self.enqueue(&flight, class);
+                    }
+                    return flight;
+                }
+                drop(state);
+                let fresh = Arc::new(Flight::new(want, class, sink));
+                flights.insert(fresh.want.key, fresh.clone());
+                fresh
+            }
+            Entry::Vacant(entry) => entry
+                .insert(Arc::new(Flight::new(want, class, sink)))
+                .clone(),
+        };
+        drop(flights);
+        let counter = match class {
+            Class::Demand => &self.totals.demands,
+            Class::Prefetch => &self.totals.prefetches,
+            Class::Fill => &self.totals.fills,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        if self.stopping() {
+            self.end(&flight, Err(Arc::new(StreamError::Stopping)));
+        } else {
+            self.enqueue(&flight, class);
+        }
+        flight
+    }
+
+    fn enqueue(&self, flight: &Arc<Flight>, class: Class) {
+        let mut queue = lock(&self.queue);
+        queue.number += 1;
+        let job = Job(class, queue.number, Arc::downgrade(flight));
+        queue.jobs.push(job);
+        if queue.jobs.len() > queue.idle && queue.workers < self.policy.connections {
+            self.spawn_worker(&mut queue);
+        }
+        drop(queue);
+        self.work.notify_one();
+        self.tick.notify_one();
+    }
+
+    fn spawn_worker(&self, queue: &mut Queue) {
+        let weak = self.myself.clone();
+        let spawned = std::thread::Builder::new()
+            .name("fetch".into())
+            .stack_size(WORKER_STACK_BYTES)
+            .spawn(move || worker(&weak));
+        match spawned {
+            Ok(_) => queue.workers += 1,
+            Err(error) if queue.workers == 0 => {
+                log::warn(format!("cannot start a thread to fetch with: {error}"))
+            }
+            Err(_) => {} // those that run will do
+        }
+    }
+
+    fn at(&self, flight: &Arc<Flight>, when: Instant) {
+        let mut queue = lock(&self.queue);
+        queue.number += 1;
+        let timer = Timer(when, queue.number, Arc::downgrade(flight));
+        queue.timers.push(timer);
+        drop(queue);
+        self.tick.notify_one();
+    }
+
+    fn end(&self, flight: &Arc<Flight>, result: Result<Arc<Vec<u8>>, Arc<StreamError>>) {
+        if result.is_err() {
+            self.totals.failures.fetch_add(1, Ordering::Relaxed);
+        }
+        flight.finish(result);
+        let mut flights = lock(&self.flights);
+        if flights
+            .get(&flight.want.key)
+            .is_some_and(|known| Arc::ptr_eq(known, flight))
+        {
+            flights.remove(&flight.want.key);
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The rest of the image, in the background: while nobody reads, or at a fixed rate. It never evicts anything, and it stops when
+//! there is no room left.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use super::config::Fill;
+use super::fetch::{Class, Flight};
+use super::image::Image;
+use crate::boot::log;
+use crate::format::BLOCK_BYTES;
+
+/// No reader has missed anything for so long: nobody reads.
+const IDLE: Duration = Duration::from_secs(2);
+const BLOCK: u64 = BLOCK_BYTES as u64;
+
+/// What the fill is doing, for the status.
+#[derive(Debug, Default)]
+pub struct FillState(AtomicU8);
+
+const STATES: [&str; 5] = ["off", "waiting", "filling", "complete", "no-room"];
+
+impl FillState {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        STATES[usize::from(self.0.load(Ordering::Relaxed)).min(STATES.len() - 1)]
+    }
+
+    fn set(&self, name: &str) {
+        let number = STATES.iter().position(|&known| known == name).unwrap_or(0);
+        self.0.store(number as u8, Ordering::Relaxed);
+    }
+}
+
+/// Starts the fill in a thread of its own; pages are loaded in any case once the bundles have come.
+pub fn start(image: &Arc<Image>, fill: Fill, state: &Arc<FillState>) {
+    let (weak, state) = (Arc::downgrade(image), state.clone());
+    let spawned = std::thread::Builder::new()
+        .name("fill".into())
+        .stack_size(256 * 1024)
+        .spawn(move || {
+            while weak
+                .upgrade()
+                .is_some_and(|image| !image.play.ended() && !image.fetcher.stopping())
+            {
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            load_pages(&weak);
+            if fill != Fill::Off {
+                run(&weak, fill, &state);
+            }
+        });
+    if let Err(error) = spawned {
+        log::warn(format!(
+            "cannot start a thread for the background fill: {error}"
+        ));
+    }
+}
+
+/// The pages of the stacked layers: a later miss then costs one round trip, not two.
+fn load_pages(image: &Weak<Image>) {
+    let Some(image) = image.upgrade() else { return };
+    for (at, layer) in image
+        .manifest
+        .layers
+        .iter()
+        .enumerate()
+        .filter(|(_, layer)| layer.stacked)
+    {
+        for page in 0..layer.pages.len().min(64) {
+            if image.fetcher.stopping() || image.page(at, page, Class::Prefetch).is_err() {
+                return; // a reader that needs it will say why
+            }
+        }
+    }
+}
+
+fn run(weak: &Weak<Image>, fill: Fill, state: &FillState) {
+    let Some(image) = weak.upgrade() else { return };
+    let mut window: VecDeque<Arc<Flight>> = VecDeque::new();
+    let mut budget = (Instant::now(), 0f64);
+    // Stacked layers first, then the guests' disks.
+    let mut order: Vec<usize> = (0..image.manifest.layers.len()).collect();
+    order.sort_by_key(|&at| !image.manifest.layers[at].stacked);
+    let mut complete = true;
+    for at in order {
+        let bytes = image.manifest.layers[at].image_bytes;
+        let mut offset = 0;
+        while offset < bytes {
+            if image.fetcher.stopping() {
+                return;
+            }
+            let Ok(place) = image.locate(at, offset, Class::Fill) else {
+                complete = false;
+                break;
+            };
+            let end = place.start + u64::from(place.chunk.decoded_bytes);
+            let blocks = place.start / BLOCK..end.min(bytes).div_ceil(BLOCK);
+            offset = end;
+            if place.chunk.is_zeros() || image.cache.has(at, blocks.clone()) {
+                continue;
+            }
+            if !image.cache.has_room(blocks.end - blocks.start) {
+                state.set("no-room");
+                return;
+            }
+            match fill {
+                Fill::Rate(rate) => pay(&mut budget, rate, place.chunk.stored_bytes),
+                _ => {
+                    while image.idle() < IDLE && !image.fetcher.stopping() {
+                        state.set("waiting");
+                        std::thread::sleep(Duration::from_millis(100));
+                    }
+                }
+            }
+            state.set("filling");
+            window.push_back(image.fetch_chunk(at, &place, Class::Fill));
+            while window.len() >= image.fetcher.policy().fills {
+                complete &= window
+                    .pop_front()
+                    .is_none_or(|flight| flight.wait().is_ok());
+            }
+        }
+    }
+    complete &= window.into_iter().all(|flight| flight.wait().is_ok());
+    state.set(if complete { "complete" } else { "waiting" });
+}
+
+/// Waits until `bytes` more may go over the line at `rate` bytes per second; pauses are not saved up.
+fn pay(budget: &mut (Instant, f64), rate: u64, bytes: u32) {
+    let now = Instant::now();
+    budget.0 = budget
+        .0
+        .max(now - Duration::from_millis(200).min(now.elapsed()));
+    budget.0 += Duration::from_secs_f64(f64::from(bytes) / rate as f64);
+    let ahead = budget.0.saturating_duration_since(now);
+    budget.1 += f64::from(bytes);
+    std::thread::sleep(ahead);
+}

@@ -1,0 +1,193 @@
+//! The heads of all mirrors, asked at once: the first good one, and a moment more for newer ones.
+
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use super::error::{ErrorKind, FetchError, StreamError};
+use super::fetch::Fetcher;
+use super::open::Say;
+use super::policy::Policy;
+use super::source::{Ask, Progress, read_object};
+use crate::boot::log;
+use crate::format::{HEAD_PATH, Head, HeadError, Index, MAX_HEAD_BYTES, VerifyKey};
+
+/// What a mirror answered.
+pub(super) struct Answer {
+    mirror: usize,
+    result: Result<(Vec<u8>, Index), Refused>,
+}
+
+/// Why a mirror's head is of no use, and whether asking again may help.
+struct Refused {
+    cause: String,
+    for_good: bool,
+}
+
+/// Asks every mirror for its head, each in a thread that goes on until it has one or nobody listens any more.
+pub(super) fn ask_all(
+    fetcher: &Arc<Fetcher>,
+    keys: &Arc<Vec<VerifyKey>>,
+    least: u64,
+) -> Receiver<Answer> {
+    let (sender, receiver) = mpsc::channel();
+    for mirror in 0..fetcher.mirrors.count() {
+        let (fetcher, keys, sender) = (fetcher.clone(), keys.clone(), sender.clone());
+        let _ = std::thread::Builder::new()
+            .name("head".into())
+            .stack_size(512 * 1024)
+            .spawn(move || {
+                ask_one(&fetcher, mirror, &keys, least, &sender);
+            });
+    }
+    receiver
+}
+
+fn ask_one(
+    fetcher: &Fetcher,
+    mirror: usize,
+    keys: &[VerifyKey],
+    least: u64,
+    sender: &Sender<Answer>,
+) {
+    let policy = fetcher.policy();
+    for failures in 1.. {
+        let patience = fetcher.mirrors.begin(mirror);
+        let ask = Ask {
+            path: HEAD_PATH,
+            from: 0,
+            to: None,
+            total: None,
+            patience,
+        };
+        let mut bytes = Vec::new();
+        let (progress, source) = (Progress::default(), &fetcher.mirrors.get(mirror).source);
+        let read = read_object(
+            source,
+            &ask,
+            MAX_HEAD_BYTES.into(),
+            &mut bytes,
+            &progress,
+            policy,
+        );
+        fetcher.mirrors.came(mirror, progress.bytes());
+        let opened = read.and_then(|timing| match Head::open(&bytes, keys, least) {
+            Ok(index) => Ok((timing, index)),
+            Err(error) => Err(match error {
+                HeadError::Format(error) => FetchError::Bad(error),
+                other => FetchError::Head(other.to_string()),
+            }),
+        });
+        let result = match opened {
+            Ok((timing, index)) => {
+                fetcher.mirrors.went_well(mirror, &timing);
+                Ok((bytes, index))
+            }
+            Err(error) => {
+                fetcher.mirrors.failed(mirror, &error);
+                let for_good = matches!(error.kind(), ErrorKind::Bad);
+                Err(Refused {
+                    cause: error.to_string(),
+                    for_good,
+                })
+            }
+        };
+        let done = result.is_ok();
+        if sender.send(Answer { mirror, result }).is_err() || done || fetcher.stopping() {
+            return;
+        }
+        std::thread::sleep(policy.rest(failures + 1).max(policy.backoff));
+    }
+}
+
+/// Waits for heads: the first good one, and a moment more for newer ones of others.
+pub(super) fn choose(
+    fetcher: &Fetcher,
+    answers: &Receiver<Answer>,
+    policy: &Policy,
+    have_kept: bool,
+    say: Say<'_>,
+) -> Result<(usize, Vec<u8>, Index), StreamError> {
+    let began = Instant::now();
+    let mut best: Option<(usize, Vec<u8>, Index)> = None;
+    let mut best_at = began;
+    let mut refused: Vec<Option<Refused>> = (0..fetcher.mirrors.count()).map(|_| None).collect();
+    let mut said: Vec<String> = vec![String::new(); refused.len()];
+    let mut attempts = 0;
+    let limit = if have_kept {
+        policy.offline_after
+    } else {
+        policy.give_up
+    };
+    loop {
+        let answered = |at: usize| {
+            refused[at].is_some() || best.as_ref().is_some_and(|(mirror, ..)| *mirror == at)
+        };
+        let all = (0..refused.len()).all(answered);
+        let wait = match &best {
+            Some(_) if all => Duration::ZERO,
+            Some(_) => policy.head_grace.saturating_sub(best_at.elapsed()),
+            None => limit
+                .saturating_sub(began.elapsed())
+                .min(Duration::from_secs(1)),
+        };
+        match answers.recv_timeout(wait) {
+            Ok(Answer {
+                mirror,
+                result: Ok((bytes, index)),
+            }) => {
+                attempts += 1;
+                if best
+                    .as_ref()
+                    .is_none_or(|(.., old)| index.serial > old.serial)
+                {
+                    if best.is_none() {
+                        best_at = Instant::now();
+                    }
+                    best = Some((mirror, bytes, index));
+                }
+            }
+            Ok(Answer {
+                mirror,
+                result: Err(problem),
+            }) => {
+                attempts += 1;
+                let url = &fetcher.mirrors.get(mirror).url;
+                if said[mirror] != problem.cause {
+                    say(&format!("{url}: {}", problem.cause));
+                    log::warn(format!("{url}: {}", problem.cause));
+                    said[mirror].clone_from(&problem.cause);
+                }
+                refused[mirror] = Some(problem);
+            }
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                if let Some(best) = best {
+                    return Ok(best);
+                }
+            }
+        }
+        let hopeless = best.is_none()
+            && refused
+                .iter()
+                .all(|problem| problem.as_ref().is_some_and(|p| p.for_good));
+        if hopeless || (best.is_none() && began.elapsed() >= limit) {
+            let last = refused
+                .iter()
+                .enumerate()
+                .rev()
+                .find_map(|(at, problem)| Some((at, problem.as_ref()?)));
+            return Err(StreamError::Fetch {
+                what: HEAD_PATH.into(),
+                seconds: began.elapsed().as_secs(),
+                attempts,
+                mirror: fetcher
+                    .mirrors
+                    .get(last.map_or(0, |(at, _)| at))
+                    .url
+                    .clone(),
+                cause: last
+                    .map_or_else(|| "no answer".into(), |(_, problem)| problem.cause.clone()),
+            });
+        }
+    }
+}

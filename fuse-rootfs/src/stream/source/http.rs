@@ -1,0 +1,343 @@
+//! A web server as a mirror: HTTP/1.1 with connections kept open, ranges, redirects, HTTPS and a proxy, by `ureq`.
+
+use std::io::Read;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::unversioned::transport::DefaultConnector;
+use ureq::{Agent, Error, Proxy, ResponseExt, Timeout};
+
+use super::super::error::FetchError;
+use super::super::policy::Policy;
+use super::dns::Dns;
+use super::{Ask, Body};
+
+/// How long a redirected base is used before the original one is asked again.
+const REDIRECT_KEPT: Duration = Duration::from_secs(600);
+/// Bytes of buffer per connection and direction.
+const INPUT_BYTES: usize = 32 * 1024;
+const OUTPUT_BYTES: usize = 4 * 1024;
+
+/// What all web mirrors share: connections, certificate authorities, proxy, names.
+#[derive(Debug)]
+pub struct Web {
+    agent: Agent,
+    policy: Policy,
+}
+
+impl Web {
+    /// Sets it up; reads the certificate authorities and the resolver's configuration now, since they may be gone later.
+    ///
+    /// # Errors
+    /// A proxy or a CA file that is not usable.
+    pub fn new(
+        policy: &Policy,
+        proxy: Option<&str>,
+        ca_file: Option<&Path>,
+    ) -> Result<Self, String> {
+        let proxy = proxy
+            .map(|text| {
+                Proxy::new(text)
+                    .map_err(|error| format!("the proxy `{text}` is not usable: {error}"))
+            })
+            .transpose()?;
+        let roots = match ca_file {
+            None => RootCerts::WebPki,
+            Some(path) => RootCerts::from(authorities(path)?),
+        };
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(policy.redirects)
+            .max_redirects_will_error(true)
+            .proxy(proxy)
+            .tls_config(TlsConfig::builder().root_certs(roots).build())
+            .user_agent(concat!("gasthaus-live/", env!("CARGO_PKG_VERSION")))
+            .accept_encoding("identity")
+            .input_buffer_size(INPUT_BYTES)
+            .output_buffer_size(OUTPUT_BYTES)
+            .max_idle_connections(policy.connections + 8)
+            .max_idle_connections_per_host(policy.connections + 8)
+            .max_idle_age(Duration::from_secs(25))
+            .max_response_header_size(16 * 1024)
+            .build();
+        let agent = Agent::with_parts(config, DefaultConnector::default(), Dns::from_system());
+        Ok(Self {
+            agent,
+            policy: policy.clone(),
+        })
+    }
+}
+
+fn authorities(path: &Path) -> Result<Vec<Certificate<'static>>, String> {
+    let name = path.display();
+    let mut pem = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(4 << 20).read_to_end(&mut pem))
+        .map_err(|error| format!("cannot read the certificate authorities in `{name}`: {error}"))?;
+    let found: Vec<_> = parse_pem(&pem)
+        .filter_map(|item| match item {
+            Ok(PemItem::Certificate(certificate)) => Some(certificate.to_owned()),
+            _ => None,
+        })
+        .collect();
+    if found.is_empty() {
+        Err(format!("`{name}` holds no certificate in PEM form"))
+    } else {
+        Ok(found)
+    }
+}
+
+/// One web server.
+#[derive(Debug)]
+pub struct Http {
+    base: String,
+    web: Arc<Web>,
+    /// Where the server sends us for everything, and since when.
+    moved: Mutex<Option<(String, Instant)>>,
+}
+
+impl Http {
+    /// The server at `url`.
+    ///
+    /// # Errors
+    /// If that is no URL of a web server.
+    pub fn new(url: &str, web: Arc<Web>) -> Result<Self, String> {
+        let known = ["http://", "https://"]
+            .iter()
+            .any(|scheme| url.len() > scheme.len() && url.starts_with(scheme));
+        let clean = !url.contains(['?', '#']) && url.bytes().all(|b| b.is_ascii_graphic());
+        if !known || !clean || url.parse::<ureq::http::Uri>().is_err() {
+            return Err(format!(
+                "`{}` is no mirror; expected `http://…`, `https://…`, `file:…` or an absolute path",
+                url.escape_debug()
+            ));
+        }
+        let slash = if url.ends_with('/') { "" } else { "/" };
+        Ok(Self {
+            base: format!("{url}{slash}"),
+            web,
+            moved: Mutex::new(None),
+        })
+    }
+
+    fn base(&self) -> String {
+        let mut moved = self
+            .moved
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        match &*moved {
+            Some((base, since)) if since.elapsed() < REDIRECT_KEPT => base.clone(),
+            _ => {
+                *moved = None;
+                self.base.clone()
+            }
+        }
+    }
+
+    fn set_moved(&self, base: Option<String>) {
+        let mut moved = self
+            .moved
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        *moved = base.map(|base| (base, Instant::now()));
+    }
+
+    /// Sends a request and reads the answer's head.
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub fn open(&self, ask: &Ask<'_>) -> Result<Body, FetchError> {
+        let base = self.base();
+        let result = self.open_at(&base, ask);
+        if base != self.base && result.is_err() {
+            self.set_moved(None); // the shortcut may be what is broken
+        }
+        result
+    }
+
+    fn open_at(&self, base: &str, ask: &Ask<'_>) -> Result<Body, FetchError> {
+        let patience = ask.patience;
+        let mut request = self.web.agent.get(format!("{base}{}", ask.path));
+        let partial = ask.from > 0 || ask.to.is_some_and(|to| ask.total != Some(to));
+        if partial {
+            let end = ask.to.map(|to| (to - 1).to_string()).unwrap_or_default();
+            request = request.header("Range", format!("bytes={}-{end}", ask.from));
+        }
+        let request = request
+            .config()
+            .timeout_resolve(Some(self.web.policy.connect))
+            .timeout_connect(Some(self.web.policy.connect.max(patience)))
+            .timeout_send_request(Some(patience))
+            .timeout_recv_response(Some(patience))
+            .timeout_per_read(Some(patience))
+            .timeout_per_write(Some(patience))
+            .build();
+        let answer = request.call().map_err(|error| refine(error, patience))?;
+        let status = answer.status().as_u16();
+        if let Some(moved) = answer.get_uri().to_string().strip_suffix(ask.path)
+            && moved != base
+            && status < 300
+        {
+            self.set_moved(Some(moved.to_owned()));
+        }
+        let header = |name: &str| {
+            answer
+                .headers()
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+        };
+        if let Some(packed) =
+            header("content-encoding").filter(|value| !value.eq_ignore_ascii_case("identity"))
+        {
+            return Err(FetchError::Encoding(
+                packed.escape_debug().take(40).collect(),
+            ));
+        }
+        let length = header("content-length").and_then(|value| value.parse::<u64>().ok());
+        let at = match status {
+            200 => 0,
+            206 => {
+                let range = header("content-range").unwrap_or("no Content-Range");
+                let wrong = || FetchError::WrongRange {
+                    expected: ask.from,
+                    found: range.escape_debug().take(60).collect(),
+                };
+                let (start, total) = parse_content_range(range).ok_or_else(wrong)?;
+                if let (Some(expected), Some(found)) = (ask.total, total)
+                    && expected != found
+                {
+                    return Err(FetchError::WrongLength { expected, found });
+                }
+                if start != ask.from {
+                    return Err(wrong());
+                }
+                start
+            }
+            404 | 410 => return Err(FetchError::NotFound(status)),
+            // The range starts behind the end: the object is shorter than it should be.
+            416 => {
+                return Err(FetchError::WrongLength {
+                    expected: ask.total.unwrap_or(ask.from),
+                    found: 0,
+                });
+            }
+            _ => return Err(FetchError::Status(status)),
+        };
+        if let (200, Some(expected), Some(found)) = (status, ask.total, length)
+            && expected != found
+        {
+            return Err(FetchError::WrongLength { expected, found });
+        }
+        let reader = answer
+            .into_body()
+            .into_with_config()
+            .limit(u64::MAX)
+            .reader();
+        Ok(Body {
+            reader: Box::new(reader),
+            at,
+            patience,
+        })
+    }
+}
+
+/// `bytes 10-99/200` or `bytes 10-99/*`: first byte, length of the whole.
+fn parse_content_range(text: &str) -> Option<(u64, Option<u64>)> {
+    let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (start, end) = range.split_once('-')?;
+    let (start, end): (u64, u64) = (start.trim().parse().ok()?, end.trim().parse().ok()?);
+    let total = match total.trim() {
+        "*" => None,
+        number => Some(number.parse().ok()?),
+    };
+    (start <= end && total.is_none_or(|total| end < total)).then_some((start, total))
+}
+
+/// Our error for one of `ureq`.
+pub(super) fn refine(error: Error, patience: Duration) -> FetchError {
+    match error {
+        Error::Timeout(Timeout::Connect) => {
+            FetchError::Connect(format!("nobody answered within {patience:.1?}"))
+        }
+        Error::Timeout(Timeout::Resolve) => FetchError::Dns {
+            host: String::new(),
+            problem: "the name servers do not answer".into(),
+        },
+        Error::Timeout(_) => FetchError::Stalled(patience),
+        Error::HostNotFound => FetchError::Dns {
+            host: String::new(),
+            problem: "no such name".into(),
+        },
+        Error::TooManyRedirects => FetchError::Redirects(0),
+        Error::RedirectFailed => FetchError::Redirects(0),
+        Error::StatusCode(status) => FetchError::Status(status),
+        Error::Tls(text) => FetchError::Tls(text.into()),
+        Error::Rustls(error) => FetchError::Tls(error.to_string()),
+        Error::ConnectionFailed => FetchError::Connect("failed".into()),
+        Error::ConnectProxyFailed(text) => {
+            FetchError::Connect(format!("the proxy refused: {text}"))
+        }
+        Error::Io(error) => match error.kind() {
+            std::io::ErrorKind::TimedOut | std::io::ErrorKind::WouldBlock => {
+                FetchError::Stalled(patience)
+            }
+            std::io::ErrorKind::ConnectionRefused
+            | std::io::ErrorKind::HostUnreachable
+            | std::io::ErrorKind::NetworkUnreachable
+            | std::io::ErrorKind::NetworkDown
+            | std::io::ErrorKind::AddrNotAvailable => FetchError::Connect(error.to_string()),
+            _ => FetchError::Broken(error.to_string()),
+        },
+        other => FetchError::Broken(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_ranges() {
+        for (text, expected) in [
+            ("bytes 10-99/200", Some((10, Some(200)))),
+            ("bytes 10-99/*", Some((10, None))),
+            ("bytes 0-0/1", Some((0, Some(1)))),
+            ("bytes 10-9/200", None),
+            ("bytes 10-200/200", None),
+            ("bytes */200", None),
+            ("bytes 99999999999999999999-0/1", None),
+            ("items 1-2/3", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_content_range(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn mirrors_are_urls() {
+        let web = Arc::new(Web::new(&Policy::default(), None, None).unwrap());
+        for good in [
+            "http://a",
+            "https://a.example:8/x/",
+            "http://[::1]:80/store",
+        ] {
+            assert!(
+                Http::new(good, web.clone()).unwrap().base.ends_with('/'),
+                "{good}"
+            );
+        }
+        for bad in [
+            "",
+            "ftp://a",
+            "http://",
+            "a.example",
+            "http://a/?x",
+            "http://a b/",
+            "http://a/#x",
+        ] {
+            assert!(Http::new(bad, web.clone()).is_err(), "{bad}");
+        }
+    }
+}
