@@ -7,7 +7,7 @@ use gasthaus_debian::lock::LockedRecipe;
 use gasthaus_rootfs::sandbox::Sandbox;
 
 use crate::cache::Cache;
-use crate::cli::ui::Ui;
+use crate::cli::ui::{Ui, human_bytes};
 use crate::error::BuildError;
 use crate::manifest::{BuildManifest, GuestSummary};
 use crate::recipe::{Output, Recipe};
@@ -16,7 +16,7 @@ use crate::stages::layers::Packing;
 use crate::stages::medium::MediumPlan;
 use crate::stages::{
     Settings, StageCx, boot_menu, dom0_tree, fetch, guests, initramfs, kernel, layers, lock,
-    medium, net, site, stream, tools,
+    medium, net, site, store, stream, tools,
 };
 use crate::tool::Tools;
 
@@ -92,12 +92,23 @@ pub enum Outcome {
 /// A thing that was written.
 #[derive(Debug)]
 pub struct Built {
-    /// The image.
-    pub image: PathBuf,
-    /// What it is made of.
-    pub manifest: Box<BuildManifest>,
-    /// Nothing had changed.
-    pub unchanged: bool,
+    /// The image, or the store's folder.
+    pub path: PathBuf,
+    /// What to tell the user about it.
+    pub said: String,
+}
+
+impl Built {
+    fn image(path: PathBuf, manifest: &BuildManifest, unchanged: bool) -> Self {
+        let how = if unchanged { "unchanged" } else { "built" };
+        let said = format!(
+            "{how}: {} in {:.1} s, build {}",
+            human_bytes(manifest.image.bytes),
+            manifest.run.seconds,
+            manifest.build_id
+        );
+        Self { path, said }
+    }
 }
 
 /// Builds what the recipe's `outputs` name.
@@ -243,11 +254,19 @@ pub fn build(request: &BuildRequest, ui: &Ui) -> Result<Outcome, BuildError> {
         built.push(write(&cx, request, plan, &locked, guests, start)?);
     }
     let written: Option<Vec<Built>> = built.into_iter().collect();
-    let Some(built) = written else {
+    let Some(mut built) = written else {
         return stopped("medium");
     };
     if stop("medium") || stop("manifest") {
         return stopped(request.until.as_deref().unwrap_or_default());
+    }
+    if let Some((_, layers)) = stack(Packing::Plain) {
+        let contents = store::Contents {
+            layers,
+            kernel: &kernel.key,
+            guests: &summaries,
+        };
+        built.push(store::publish(&cx, request, &contents, &locked, start)?);
     }
     Ok(Outcome::Built(built))
 }
@@ -262,22 +281,14 @@ fn write(
     start: Instant,
 ) -> Result<Option<Built>, BuildError> {
     if let Some((image, manifest)) = medium::already_there(&plan, &request.out_dir) {
-        return Ok(Some(Built {
-            image,
-            manifest: Box::new(manifest),
-            unchanged: true,
-        }));
+        return Ok(Some(Built::image(image, &manifest, true)));
     }
     let written = medium::write_and_verify(cx, &plan, &request.out_dir)?;
     if request.until.as_deref() == Some("medium") {
         return Ok(None);
     }
     let (image, manifest) = medium::publish(cx, written, locked, guests, start, &request.out_dir)?;
-    Ok(Some(Built {
-        image,
-        manifest: Box::new(manifest),
-        unchanged: false,
-    }))
+    Ok(Some(Built::image(image, &manifest, false)))
 }
 
 /// How the layers are packed for `outputs`; not at all for a net ISO alone.

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use super::ui::human_bytes;
 use super::{CliResult, Context, Explain, output};
 use crate::error::BuildError;
 use crate::pipeline::{self, BuildRequest, Outcome, STAGES};
@@ -91,18 +90,8 @@ pub(super) fn run(args: &Args, cx: &Context) -> CliResult {
         Outcome::Stopped { after } => cx.ui.line(&format!("stopped after `{after}`")),
         Outcome::Built(all) => {
             for built in all {
-                let how = if built.unchanged {
-                    "unchanged"
-                } else {
-                    "built"
-                };
-                cx.ui.line(&format!(
-                    "{how}: {} in {:.1} s, build {}",
-                    human_bytes(built.manifest.image.bytes),
-                    built.manifest.run.seconds,
-                    built.manifest.build_id
-                ));
-                output::print(&format!("{}\n", built.image.display()))?;
+                cx.ui.line(&built.said);
+                output::print(&format!("{}\n", built.path.display()))?;
             }
         }
     }

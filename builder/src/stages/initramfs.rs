@@ -40,6 +40,8 @@ pub struct Initramfs {
 /// What the net ISO's initramfs is told.
 #[derive(Clone, Debug)]
 pub struct StreamSettings {
+    /// The system in the store.
+    pub system: String,
     /// minisign public keys.
     pub public_keys: Vec<String>,
     /// The bundle fetched ahead.
@@ -53,7 +55,7 @@ impl StreamSettings {
         for key in &self.public_keys {
             text.push_str(&format!("key={key}\n"));
         }
-        text + &format!("profile={}\n", self.profile)
+        text + &format!("system={}\nprofile={}\n", self.system, self.profile)
     }
 }
 

@@ -419,7 +419,11 @@ fn set_usual_mode(path: &Path) -> Result<(), BuildError> {
         .map_err(BuildError::io("set the mode of", path))
 }
 
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
+/// Writes a file under a hidden name and moves it into place.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(dir).map_err(BuildError::io("write", path))?;
     file.write_all(bytes)
@@ -438,7 +442,9 @@ fn layer_name(path: &str) -> String {
         .to_owned()
 }
 
-fn inputs_of(locked: &LockedRecipe) -> Vec<Input> {
+/// Every package that was locked.
+#[must_use]
+pub fn inputs_of(locked: &LockedRecipe) -> Vec<Input> {
     let sets = locked.sets.iter();
     sets.flat_map(|(set, packages)| {
         packages.iter().map(|package| Input {

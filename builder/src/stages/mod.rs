@@ -17,6 +17,7 @@ pub mod medium;
 pub mod modules;
 pub mod net;
 pub mod site;
+pub mod store;
 pub mod stream;
 
 pub mod tools;

@@ -299,7 +299,7 @@ impl Daemon {
 /// # Errors
 /// What the daemon says, or how it ended.
 pub fn list(settings: &Path, tell: &mut dyn FnMut(&str)) -> Result<Vec<Entry>, BootError> {
-    let mut daemon = Daemon::run(&["stream", "--list", "--config"], settings)?;
+    let daemon = Daemon::run(&["stream", "--list", "--config"], settings)?;
     let mut entries = Vec::new();
     loop {
         match daemon.lines.recv_timeout(SILENCE) {
