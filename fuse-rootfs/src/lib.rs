@@ -8,8 +8,8 @@
 pub mod boot;
 pub mod format;
 pub mod module_set;
+pub mod mount;
 #[cfg(feature = "publish")]
 pub mod publish;
-pub mod mount;
 pub mod stream;
 mod sys;

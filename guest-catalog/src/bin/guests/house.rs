@@ -115,6 +115,11 @@ impl House {
         self.word("gasthaus.guests").as_deref() == Some("off")
     }
 
+    /// Where the root streams from, if it does: `gasthaus-live` leaves the mirror's URL for us.
+    pub fn source(&self) -> Option<String> {
+        Some(self.read("run/gasthaus/source")).filter(|url| !url.is_empty())
+    }
+
     /// Id of the build this system was booted from.
     pub fn build_id(&self) -> String {
         let id = Some(self.read("run/gasthaus/build-id")).filter(|id| !id.is_empty());

@@ -181,8 +181,12 @@ fn announce(house: &House, hypervisor: Hypervisor, up: usize, all: usize) {
 }
 
 fn ready_line(house: &House, hypervisor: Hypervisor, up: usize, all: usize) -> String {
+    let source = house
+        .source()
+        .map(|url| format!(" source={url}"))
+        .unwrap_or_default();
     format!(
-        "gasthaus: ready build={} hypervisor={} guests={up}/{all} seconds={}",
+        "gasthaus: ready build={} hypervisor={} guests={up}/{all} seconds={}{source}",
         house.build_id(),
         hypervisor.as_str(),
         house.uptime().as_secs()
@@ -260,6 +264,14 @@ mod tests {
             line,
             "gasthaus: ready build=0123456789abcdef hypervisor=xen guests=1/2 seconds=41"
         );
+        std::fs::create_dir_all(dir.path().join("run/gasthaus")).unwrap();
+        let source = dir.path().join("run/gasthaus/source");
+        std::fs::write(&source, "http://192.0.2.1:8000/store\n").unwrap();
+        assert_eq!(
+            ready_line(&house, Hypervisor::Xen, 1, 2),
+            format!("{line} source=http://192.0.2.1:8000/store")
+        );
+        std::fs::remove_file(source).unwrap();
         assert_eq!(deadline(&autostarted(&catalogue)), Duration::from_secs(122));
         // No hypervisor in this house: the line comes at once, and truthfully.
         std::fs::create_dir_all(dir.path().join("dev")).unwrap();
