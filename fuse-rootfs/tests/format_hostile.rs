@@ -191,7 +191,10 @@ fn manifests_that_lie_are_refused() {
 #[test]
 fn indexes_that_lie_are_refused() {
     type Case = (&'static str, &'static str, fn(&mut Index));
-    let cases: [Case; 9] = [
+    let cases: [Case; 10] = [
+        ("a version called latest", "BadName", |i| {
+            i.systems[0].versions[0].id = name("latest");
+        }),
         ("serial 0", "OutOfRange", |i| i.serial = 0),
         ("no system", "OutOfRange", |i| i.systems.clear()),
         ("systems twice", "OutOfOrder", |i| {

@@ -5,7 +5,7 @@
 //! | 0 | 6 | `GHINDX` |
 //! | 6 | 1 | version, 1 |
 //! | 7 | 1 | reserved, 0 |
-//! | 8 | 8 | serial, 1 for the first publish, greater with every change |
+//! | 8 | 8 | serial, at least 1, greater with every change |
 //! | 16 | 8 | when it was signed, seconds since 1970 |
 //! | 24 | 2 | number of systems, 1 to 256 |
 //! | 26 | 2 | the default system, counted from 0 |
@@ -22,6 +22,8 @@ const WHAT: &str = "index";
 const MAGIC: [u8; 6] = *b"GHINDX";
 /// Longest index in bytes.
 pub const MAX_INDEX_BYTES: u32 = 1024 * 1024;
+/// What configurations call the default version; no version may be called so.
+const LATEST: &str = "latest";
 const MAX_SYSTEMS: u64 = 256;
 const MAX_VERSIONS: u64 = 1024;
 /// Fewest bytes a version takes: 2 for an id, 8, 1 for a label, 4, 32.
@@ -163,7 +165,7 @@ impl System {
     #[must_use]
     pub fn version(&self, id: Option<&str>) -> Option<&Version> {
         match id {
-            None | Some("latest") => self.versions.get(usize::from(self.default_version)),
+            None | Some(LATEST) => self.versions.get(usize::from(self.default_version)),
             Some(id) => self.versions.iter().find(|v| v.id.as_str() == id),
         }
     }
@@ -180,6 +182,14 @@ impl System {
         )?;
         distinct(WHAT, "versions", self.versions.iter().map(|v| &v.id))?;
         self.versions.iter().try_for_each(|v| {
+            if v.id.as_str() == LATEST {
+                return Err(FormatError::BadName {
+                    what: WHAT,
+                    field: "version",
+                    name: LATEST.into(),
+                    problem: "it stands for the default version",
+                });
+            }
             range(
                 WHAT,
                 "manifest length",

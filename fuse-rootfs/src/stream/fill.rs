@@ -117,7 +117,7 @@ fn run(weak: &Weak<Image>, fill: Fill, state: &FillState) {
                 }
             }
             state.set("filling");
-            window.push_back(image.fetch_chunk(at, &place, Class::Fill));
+            window.extend(image.fetch_chunk(at, &place, &(place.start..end), Class::Fill));
             while window.len() >= image.fetcher.policy().fills {
                 complete &= window
                     .pop_front()

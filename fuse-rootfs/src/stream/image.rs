@@ -222,15 +222,18 @@ impl Image {
             if place.chunk.is_zeros() || self.cache.read(layer, part.start, slot) {
                 continue;
             }
-            coming.push((part, place, self.fetch_chunk(layer, &place, Class::Demand)));
+            match self.fetch_chunk(layer, &place, &part, Class::Demand) {
+                Some(flight) => coming.push((part, place, flight)),
+                // It came a moment ago: look again.
+                None => at = part.start,
+            }
         }
         for (part, place, flight) in coming {
             let chunk = flight.wait()?;
             let slot =
                 &mut out[(part.start - bytes.start) as usize..(part.end - bytes.start) as usize];
-            slot.copy_from_slice(
-                &chunk[(part.start - place.start) as usize..(part.end - place.start) as usize],
-            );
+            let from = (part.start - place.start) as usize;
+            slot.copy_from_slice(&chunk[from..from + slot.len()]);
         }
         Ok(out)
     }
@@ -318,8 +321,14 @@ impl Image {
         Ok(slot.get_or_init(|| Arc::new(page)).clone())
     }
 
-    /// Begins to fetch a chunk, which is kept in the cache when it comes.
-    pub fn fetch_chunk(&self, layer: usize, place: &Place, class: Class) -> Arc<Flight> {
+    /// Begins to fetch a chunk, which is kept in the cache when it comes; `None` if the blocks of `bytes` are there.
+    pub fn fetch_chunk(
+        &self,
+        layer: usize,
+        place: &Place,
+        bytes: &Range<u64>,
+        class: Class,
+    ) -> Option<Arc<Flight>> {
         let (cache, start, chunk) = (self.cache.clone(), place.start, place.chunk);
         let sink: Sink = Box::new(move |bytes| cache.store(layer, start, bytes));
         let want = Want {
@@ -330,7 +339,9 @@ impl Image {
                 unpacker.chunk(&object, &chunk, &mut out).map(|()| out)
             }),
         };
-        self.fetcher.fetch(want, class, Some(sink))
+        let blocks = bytes.start / BLOCK..bytes.end.div_ceil(BLOCK);
+        let there = || self.cache.has(layer, blocks);
+        self.fetcher.fetch_unless(there, want, class, sink)
     }
 }
 

@@ -131,6 +131,7 @@ impl<'a> Player<'a> {
                     if frames.start != next {
                         self.forget_part();
                         next = frames.start;
+                        self.track.next.store(next, Ordering::Release);
                     }
                     let base = u64::from(self.track.bundle.header_bytes);
                     let last = &header.frames()[frames.end - 1];
@@ -337,6 +338,7 @@ impl<'a> Player<'a> {
             }
         }
         *next = number + 1;
+        self.track.next.store(*next, Ordering::Release);
         self.refused = 0;
         self.rounds = 0;
         self.no_resume = false;

@@ -1,0 +1,185 @@
+//! Bundles: blocks of the images in a given order, each once, packed in frames.
+
+use std::collections::HashSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::pack::{Packer, Packing};
+use super::{ImageFile, PublishError, ReadAt};
+use crate::format::{
+    BLOCK_BYTES, BundleHeader, BundleKind, BundleRef, Digest, Frame, MAX_FRAME_BYTES, Name, Run,
+};
+
+/// Blocks of a frame.
+const FRAME_BLOCKS: u64 = (MAX_FRAME_BYTES / BLOCK_BYTES) as u64;
+/// Most frames and runs: what the format allows (FORMAT.md §8).
+const MAX_FRAMES: usize = 65_536;
+const MAX_RUNS: usize = 262_144;
+
+/// A bundle, ready to be written.
+pub struct Bundle {
+    /// How the manifest refers to it.
+    pub stated: BundleRef,
+    /// Its header.
+    pub header: Vec<u8>,
+    /// Its frames.
+    pub frames: Vec<Vec<u8>>,
+    /// Bytes of the images in it.
+    pub decoded_bytes: u64,
+}
+
+/// Runs of blocks in order, none twice, cut at the borders of frames.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// The frames, each with its runs.
+    frames: Vec<Vec<Run>>,
+    /// Blocks of the last frame.
+    filled: u64,
+    runs: usize,
+    seen: HashSet<(u16, u64)>,
+}
+
+impl Plan {
+    /// A plan that leaves out every block of `other`.
+    #[must_use]
+    pub fn without(other: &Self) -> Self {
+        Self {
+            seen: other.seen.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// Adds a block, unless it is there; `false` when the bundle is full.
+    pub fn push(&mut self, layer: u16, block: u64) -> bool {
+        if self.seen.contains(&(layer, block)) {
+            return true;
+        }
+        if self.filled == FRAME_BLOCKS || self.frames.is_empty() {
+            if self.frames.len() == MAX_FRAMES || self.runs == MAX_RUNS {
+                return false;
+            }
+            self.frames.push(Vec::new());
+            self.filled = 0;
+        }
+        let Some(frame) = self.frames.last_mut() else {
+            return false; // there is one by now
+        };
+        match frame.last_mut() {
+            Some(run) if run.layer == layer && run.first_block + u64::from(run.blocks) == block => {
+                run.blocks += 1
+            }
+            _ if self.runs == MAX_RUNS => return false,
+            _ => {
+                frame.push(Run {
+                    layer,
+                    first_block: block,
+                    blocks: 1,
+                });
+                self.runs += 1;
+            }
+        }
+        self.filled += 1;
+        self.seen.insert((layer, block));
+        true
+    }
+
+    /// Whether it has no block.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+}
+
+/// Reads and packs the blocks of `plan`. `images[i]` is layer i of the manifest.
+///
+/// # Errors
+/// If an image cannot be read.
+pub fn build(
+    name: Name,
+    kind: BundleKind,
+    plan: &Plan,
+    images: &[(&ImageFile, &std::path::Path)],
+    packing: Packing,
+    threads: usize,
+) -> Result<Bundle, PublishError> {
+    let next = AtomicUsize::new(0);
+    let done: Mutex<Vec<Option<(Frame, Vec<u8>)>>> = Mutex::new(vec![None; plan.frames.len()]);
+    let work = || -> Result<(), PublishError> {
+        let mut packer = Packer::new(packing)?;
+        let mut content = Vec::new();
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(runs) = plan.frames.get(number) else {
+                return Ok(());
+            };
+            read_runs(runs, images, &mut content)?;
+            let packed = packer.pack(&content)?.to_vec();
+            // Lengths are at most MAX_FRAME_BYTES and a little more.
+            let frame = Frame::new(
+                packed.len() as u32,
+                content.len() as u32,
+                runs.len() as u32,
+                Digest::of(&content),
+            );
+            done.lock().map_err(|_| PublishError::Panicked)?[number] = Some((frame, packed));
+        }
+    };
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads.max(1)).map(|_| scope.spawn(work)).collect();
+        let own = work();
+        others
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or(Err(PublishError::Panicked)))
+            .fold(own, Result::and)
+    })?;
+    let done = done.into_inner().map_err(|_| PublishError::Panicked)?;
+    let (descriptions, frames): (Vec<Frame>, Vec<Vec<u8>>) = done
+        .into_iter()
+        .collect::<Option<Vec<_>>>()
+        .ok_or(PublishError::Panicked)?
+        .into_iter()
+        .unzip();
+    let decoded_bytes = descriptions
+        .iter()
+        .map(|f| u64::from(f.decoded_bytes))
+        .sum();
+    let header = BundleHeader::new(packing.codec, descriptions, plan.frames.concat())
+        .map_err(PublishError::Request)?
+        .encode();
+    let stored: usize = frames.iter().map(Vec::len).sum();
+    let stated = BundleRef {
+        name,
+        kind,
+        bytes: (header.len() + stored) as u64,
+        header_bytes: header.len() as u32, // limited by frames and runs
+        header_sha256: Digest::of(&header),
+    };
+    Ok(Bundle {
+        stated,
+        header,
+        frames,
+        decoded_bytes,
+    })
+}
+
+/// The content of `runs`; a block that the image's end cuts off is filled up with zeros.
+fn read_runs(
+    runs: &[Run],
+    images: &[(&ImageFile, &std::path::Path)],
+    content: &mut Vec<u8>,
+) -> Result<(), PublishError> {
+    content.clear();
+    for run in runs {
+        let (image, path) = images
+            .get(usize::from(run.layer))
+            .ok_or(PublishError::Panicked)?;
+        let start = run.first_block * u64::from(BLOCK_BYTES);
+        let from = content.len();
+        content.resize(from + (run.blocks * BLOCK_BYTES) as usize, 0);
+        let bytes = (image.bytes().saturating_sub(start)).min((content.len() - from) as u64);
+        image
+            .read_at(&mut content[from..from + bytes as usize], start)
+            .map_err(PublishError::io("read", *path))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,28 @@
+//! Publishing: images into a store (FORMAT.md §12), and looking after stores.
+//!
+//! In: images, a folder, a secret key. Out: a store in that folder that any web server can offer. Only what is new is written;
+//! the head is written last, so that a publisher may be killed at any moment; publishers of one store wait for each other.
+
+mod bundles;
+mod chunks;
+mod cut;
+pub mod erofs;
+mod error;
+mod key;
+mod pack;
+mod pages;
+mod read_at;
+mod request;
+mod store;
+mod upkeep;
+mod verify;
+
+pub use chunks::Counts;
+pub use error::PublishError;
+pub use key::{KeyError, SigningKey, read_public};
+pub use pack::Packing;
+pub use read_at::{ImageFile, ReadAt};
+pub use request::{BundleSummary, Image, LayerSummary, Progress, PublishRequest, Summary, publish};
+pub use store::{Store, StoreWriter};
+pub use upkeep::{DiffReport, GcReport, LayerDiff, Rollback, diff, gc, rollback};
+pub use verify::{Problem, VerifyReport, verify};

@@ -1,0 +1,532 @@
+//! One publish, from images to a signed head.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+
+use super::bundles::{self, Bundle, Plan};
+use super::chunks::{self, Counts, Job, Known};
+use super::cut;
+use super::erofs::{self, Extent};
+use super::pages::{put_if_new, store_pages};
+use super::{ImageFile, Packing, PublishError, ReadAt, SigningKey, StoreWriter};
+use crate::format::{
+    BLOCK_BYTES, BundleKind, Codec, Digest, Head, HeadError, Index, Label, Layer, LayerKind,
+    Manifest, Name, ObjectKind, System, Trace, VerifyKey, Version,
+};
+
+/// Blocks of metadata of one layer that go into the bundle at most (64 MiB): a file system of a million files has a third of it.
+const MAX_META_BLOCKS: u64 = 16_384;
+/// Bytes hashed at once.
+const HASH_BYTES: usize = 1 << 20;
+
+/// An image to publish.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// What its layer is called.
+    pub name: Name,
+    /// The image: uncompressed EROFS, or anything.
+    pub path: PathBuf,
+    /// Whether overlayfs stacks it at boot; if not said, EROFS images are.
+    pub stacked: Option<bool>,
+    /// Take it as it is, even if it is EROFS.
+    pub raw: bool,
+}
+
+/// What to publish, and how.
+#[derive(Clone, Debug)]
+pub struct PublishRequest {
+    /// The store's folder, made if missing.
+    pub store: PathBuf,
+    /// The images in stacking order, lowest first.
+    pub images: Vec<Image>,
+    /// The system.
+    pub system: Name,
+    /// What menus call the system; as before if not said.
+    pub system_label: Option<Label>,
+    /// The version: the build id.
+    pub version: Name,
+    /// What menus call the version.
+    pub label: Label,
+    /// The build's epoch, seconds since 1970.
+    pub created_secs: u64,
+    /// Now, seconds since 1970.
+    pub signed_secs: u64,
+    /// How chunks are packed. Bundles are packed by the same codec, as small as it can reasonably.
+    pub packing: Packing,
+    /// Recorded runs, by name.
+    pub profiles: Vec<(Name, Trace)>,
+    /// Drop all but so many versions of this system from the index; their objects stay until `gc`.
+    pub keep: Option<usize>,
+    /// Write nothing.
+    pub dry_run: bool,
+    /// Threads to use.
+    pub threads: usize,
+    /// Keys that may have signed the store so far, besides the one it is signed with now.
+    pub old_keys: Vec<VerifyKey>,
+}
+
+/// Follows a publish.
+pub trait Progress: Sync {
+    /// Another publisher is at work; this one waits for it.
+    fn waiting(&self) {}
+    /// A layer of so many bytes begins.
+    fn layer(&self, _name: &Name, _bytes: u64) {}
+    /// So many more bytes of it are done.
+    fn done(&self, _bytes: u64) {}
+}
+
+impl Progress for () {}
+
+/// How a layer went.
+#[derive(Clone, Debug)]
+pub struct LayerSummary {
+    /// Its name.
+    pub name: Name,
+    /// Its length.
+    pub image_bytes: u64,
+    /// Its chunks.
+    pub counts: Counts,
+}
+
+/// A bundle of the version.
+#[derive(Clone, Debug)]
+pub struct BundleSummary {
+    /// Its name.
+    pub name: Name,
+    /// Bytes of images in it.
+    pub decoded_bytes: u64,
+    /// Its length.
+    pub stored_bytes: u64,
+}
+
+/// What a publish did, or in a dry run would do.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// The system.
+    pub system: Name,
+    /// The version.
+    pub version: Name,
+    /// The store's serial afterwards.
+    pub serial: u64,
+    /// The layers.
+    pub layers: Vec<LayerSummary>,
+    /// The bundles.
+    pub bundles: Vec<BundleSummary>,
+    /// Bytes written that are no chunks: pages, bundles, manifest.
+    pub other_new_bytes: u64,
+    /// Digest of the version's manifest.
+    pub manifest_sha256: Digest,
+    /// Versions of the system, the latest first.
+    pub versions: Vec<Name>,
+    /// Versions that were dropped from the index.
+    pub dropped: Vec<Name>,
+    /// Nothing was new: the store is as it was.
+    pub unchanged: bool,
+}
+
+impl Summary {
+    /// Bytes of all images.
+    #[must_use]
+    pub fn image_bytes(&self) -> u64 {
+        self.layers.iter().map(|layer| layer.image_bytes).sum()
+    }
+
+    /// Bytes that were added to the store.
+    #[must_use]
+    pub fn new_bytes(&self) -> u64 {
+        let chunks: u64 = self.layers.iter().map(|l| l.counts.new_stored_bytes).sum();
+        chunks + self.other_new_bytes
+    }
+}
+
+/// Publishes: objects, then the manifest, then the signed head.
+///
+/// # Errors
+/// See [`PublishError`]; the store is then as it was, but for objects that nothing refers to.
+pub fn publish(
+    request: &PublishRequest,
+    key: &SigningKey,
+    progress: &dyn Progress,
+) -> Result<Summary, PublishError> {
+    request.packing.check()?;
+    for (number, image) in request.images.iter().enumerate() {
+        if request.images[..number]
+            .iter()
+            .any(|other| other.name == image.name)
+        {
+            return Err(PublishError::LayerTwice {
+                name: image.name.clone(),
+            });
+        }
+    }
+    let opened: Vec<Opened<'_>> = request
+        .images
+        .iter()
+        .map(Opened::open)
+        .collect::<Result<_, _>>()?;
+    let writer = if request.dry_run {
+        StoreWriter::dry(&request.store)
+    } else {
+        StoreWriter::open(&request.store, || progress.waiting())?
+    };
+    let (before, signed_by_us) = match index_before(&writer, &request.old_keys, key)? {
+        Some((index, ours)) => (Some(index), ours),
+        None => (None, false),
+    };
+
+    let job = Job {
+        writer: &writer,
+        packing: request.packing,
+        threads: request.threads,
+        progress: &|bytes| progress.done(bytes),
+    };
+    let known = Known::default();
+    let (mut layers, mut summaries, mut other_new_bytes) = (Vec::new(), Vec::new(), 0);
+    for opened in &opened {
+        progress.layer(&opened.image.name, opened.file.bytes());
+        let (layer, counts, new_pages) = store_layer(&job, &known, opened)?;
+        other_new_bytes += new_pages;
+        summaries.push(LayerSummary {
+            name: layer.name.clone(),
+            image_bytes: layer.image_bytes,
+            counts,
+        });
+        layers.push(layer);
+    }
+    let bundles = make_bundles(request, &opened, &layers)?;
+    for opened in &opened {
+        opened.check_unchanged()?;
+    }
+    for bundle in &bundles {
+        let parts: Vec<&[u8]> = std::iter::once(bundle.header.as_slice())
+            .chain(bundle.frames.iter().map(Vec::as_slice))
+            .collect();
+        other_new_bytes += put_if_new(
+            &writer,
+            ObjectKind::Bundle,
+            &bundle.stated.header_sha256,
+            &parts,
+        )?;
+    }
+    let manifest = Manifest {
+        system: request.system.clone(),
+        version: request.version.clone(),
+        created_secs: request.created_secs,
+        layers,
+        bundles: bundles.iter().map(|b| b.stated.clone()).collect(),
+    };
+    let bytes = manifest.encode().map_err(PublishError::Request)?;
+    let manifest_sha256 = Digest::of(&bytes);
+    other_new_bytes += put_if_new(&writer, ObjectKind::Manifest, &manifest_sha256, &[&bytes])?;
+
+    let version = Version {
+        id: request.version.clone(),
+        created_secs: request.created_secs,
+        label: request.label.clone(),
+        manifest_bytes: bytes.len() as u32, // at most MAX_MANIFEST_BYTES
+        manifest_sha256,
+    };
+    let (index, system, dropped) = index_after(before.as_ref(), request, version);
+    let same = |before: &Index| before.systems == index.systems;
+    let unchanged = signed_by_us && before.as_ref().is_some_and(same);
+    let serial = match (&before, unchanged) {
+        (Some(before), true) => before.serial,
+        _ => index.serial,
+    };
+    if !unchanged {
+        writer.commit(&index, key)?;
+    }
+    Ok(Summary {
+        system: request.system.clone(),
+        version: request.version.clone(),
+        serial,
+        layers: summaries,
+        bundles: bundles
+            .iter()
+            .map(|bundle| BundleSummary {
+                name: bundle.stated.name.clone(),
+                decoded_bytes: bundle.decoded_bytes,
+                stored_bytes: bundle.stated.bytes,
+            })
+            .collect(),
+        other_new_bytes,
+        manifest_sha256,
+        versions: index.systems[system]
+            .versions
+            .iter()
+            .map(|v| v.id.clone())
+            .collect(),
+        dropped,
+        unchanged,
+    })
+}
+
+/// An image that is read, and what is known of it.
+struct Opened<'a> {
+    image: &'a Image,
+    file: ImageFile,
+    /// Where its files lie; `None` for what is cut at fixed lengths.
+    extents: Option<Vec<Extent>>,
+    modified: Option<std::time::SystemTime>,
+}
+
+impl<'a> Opened<'a> {
+    fn open(image: &'a Image) -> Result<Self, PublishError> {
+        let path = &image.path;
+        let file = File::open(path).map_err(PublishError::io("open", path))?;
+        let modified = file.metadata().and_then(|m| m.modified()).ok();
+        let file = ImageFile::new(file).map_err(PublishError::io("read", path))?;
+        let extents = if image.raw || !erofs::is_erofs(&file) {
+            None
+        } else {
+            let found = erofs::file_extents(&file).map_err(|source| PublishError::Image {
+                path: path.clone(),
+                source,
+            })?;
+            Some(found)
+        };
+        Ok(Self {
+            image,
+            file,
+            extents,
+            modified,
+        })
+    }
+
+    fn check_unchanged(&self) -> Result<(), PublishError> {
+        let path = &self.image.path;
+        let now = std::fs::metadata(path).map_err(PublishError::io("read", path))?;
+        if now.modified().ok() == self.modified
+            && (!now.is_file() || now.len() == self.file.bytes())
+        {
+            return Ok(());
+        }
+        Err(PublishError::ImageChanged { path: path.clone() })
+    }
+}
+
+fn store_layer(
+    job: &Job<'_>,
+    known: &Known,
+    opened: &Opened<'_>,
+) -> Result<(Layer, Counts, u64), PublishError> {
+    let path = &opened.image.path;
+    let cuts = match &opened.extents {
+        Some(extents) => {
+            cut::at_files(&opened.file, extents).map_err(PublishError::io("read", path))?
+        }
+        None => cut::fixed(opened.file.bytes()),
+    };
+    let (digest, stored) = std::thread::scope(|scope| {
+        let digest = scope.spawn(|| digest_of(&opened.file));
+        let stored = chunks::store_chunks(job, known, &opened.file, path, &cuts);
+        (digest.join(), stored)
+    });
+    let (chunks, counts) = stored?;
+    let image_sha256 = digest
+        .map_err(|_| PublishError::Panicked)?
+        .map_err(PublishError::io("read", path))?;
+    let (pages, new_bytes) = store_pages(job.writer, &chunks)?;
+    let layer = Layer {
+        name: opened.image.name.clone(),
+        kind: if opened.extents.is_some() {
+            LayerKind::Erofs
+        } else {
+            LayerKind::Raw
+        },
+        stacked: opened.image.stacked.unwrap_or(opened.extents.is_some()),
+        image_bytes: opened.file.bytes(),
+        image_sha256,
+        pages,
+    };
+    Ok((layer, counts, new_bytes))
+}
+
+fn digest_of(file: &ImageFile) -> io::Result<Digest> {
+    let mut hash = Sha256::new();
+    let mut buf = vec![0; HASH_BYTES];
+    let mut at = 0;
+    while at < file.bytes() {
+        let bytes = (file.bytes() - at).min(HASH_BYTES as u64);
+        let part = &mut buf[..bytes as usize];
+        file.read_at(part, at)?;
+        hash.update(part);
+        at += bytes;
+    }
+    Ok(Digest(hash.finalize().into()))
+}
+
+/// The bundle of metadata and one per profile, by name.
+fn make_bundles(
+    request: &PublishRequest,
+    opened: &[Opened<'_>],
+    layers: &[Layer],
+) -> Result<Vec<Bundle>, PublishError> {
+    let images: Vec<(&ImageFile, &Path)> = opened
+        .iter()
+        .map(|o| (&o.file, o.image.path.as_path()))
+        .collect();
+    let packing = match request.packing.codec {
+        Codec::Zstd => Packing {
+            level: request.packing.level.max(Packing::SMALL.level),
+            ..request.packing
+        },
+        _ => request.packing,
+    };
+    let build = |name, kind, plan: &Plan| {
+        bundles::build(name, kind, plan, &images, packing, request.threads)
+    };
+    let mut meta = Plan::default();
+    for (number, opened) in (0u16..).zip(opened) {
+        if let Some(extents) = &opened.extents {
+            add_metadata(&mut meta, number, extents, opened.file.bytes());
+        }
+    }
+    let mut bundles = Vec::new();
+    if !meta.is_empty() {
+        // The constant is a name.
+        let name = Name::new("meta").map_err(|_| PublishError::Panicked)?;
+        bundles.push(build(name, BundleKind::Meta, &meta)?);
+    }
+    for (name, trace) in &request.profiles {
+        // Every reader has the metadata already.
+        let mut plan = Plan::without(&meta);
+        add_trace(&mut plan, trace, layers);
+        if plan.is_empty() {
+            return Err(PublishError::EmptyProfile { name: name.clone() });
+        }
+        bundles.push(build(name.clone(), BundleKind::Profile, &plan)?);
+    }
+    bundles.sort_by(|a, b| a.stated.name.cmp(&b.stated.name));
+    Ok(bundles)
+}
+
+/// Adds what lies between files.
+fn add_metadata(plan: &mut Plan, layer: u16, extents: &[Extent], image_bytes: u64) {
+    let block = u64::from(BLOCK_BYTES);
+    let ends = extents
+        .iter()
+        .map(|extent| extent.start)
+        .chain([image_bytes]);
+    let starts = [0]
+        .into_iter()
+        .chain(extents.iter().map(|extent| extent.end));
+    let blocks = starts
+        .zip(ends)
+        .filter(|(start, end)| start < end)
+        .flat_map(|(start, end)| start / block..end.div_ceil(block));
+    for block in blocks.take(MAX_META_BLOCKS as usize) {
+        if !plan.push(layer, block) {
+            return;
+        }
+    }
+}
+
+/// Adds the blocks of a trace that these layers have.
+fn add_trace(plan: &mut Plan, trace: &Trace, layers: &[Layer]) {
+    for run in &trace.runs {
+        let found = (0u16..)
+            .zip(layers)
+            .find(|(_, layer)| layer.name == run.layer);
+        let Some((number, layer)) = found else {
+            continue;
+        };
+        let end = run
+            .first_block
+            .saturating_add(run.blocks.into())
+            .min(layer.blocks());
+        for block in run.first_block..end {
+            if !plan.push(number, block) {
+                return;
+            }
+        }
+    }
+}
+
+/// The index so far, if there is a store, and whether `key` signed it; else one of `old_keys` must have.
+pub(super) fn index_before(
+    writer: &StoreWriter,
+    old_keys: &[VerifyKey],
+    key: &SigningKey,
+) -> Result<Option<(Index, bool)>, PublishError> {
+    let Some(head) = writer.store().head()? else {
+        return Ok(None);
+    };
+    let with = |keys: &[VerifyKey]| Head::open(&head, keys, 0);
+    let opened = match with(std::slice::from_ref(key.public())) {
+        Err(HeadError::UnknownKey { .. }) if !old_keys.is_empty() => {
+            with(old_keys).map(|index| (index, false))
+        }
+        opened => opened.map(|index| (index, true)),
+    };
+    opened.map(Some).map_err(|source| PublishError::Head {
+        path: writer.store().dir().to_owned(),
+        source,
+    })
+}
+
+/// The index with `version` as the latest of its system, where the system is in it, and what fell out.
+fn index_after(
+    before: Option<&Index>,
+    request: &PublishRequest,
+    version: Version,
+) -> (Index, usize, Vec<Name>) {
+    let mut index = before.cloned().unwrap_or(Index {
+        serial: 0,
+        signed_secs: 0,
+        default_system: 0,
+        systems: Vec::new(),
+    });
+    let default = index.system(None).map(|system| system.name.clone());
+    let found = index
+        .systems
+        .binary_search_by(|system| system.name.cmp(&request.system));
+    let at = match found {
+        Ok(at) => at,
+        Err(at) => {
+            let system = System {
+                name: request.system.clone(),
+                label: Label::default(),
+                default_version: 0,
+                versions: Vec::new(),
+            };
+            index.systems.insert(at, system);
+            at
+        }
+    };
+    let system = &mut index.systems[at];
+    if let Some(label) = &request.system_label {
+        system.label = label.clone();
+    }
+    system.versions.retain(|other| other.id != version.id);
+    system.versions.insert(0, version);
+    system.default_version = 0;
+    let kept = request
+        .keep
+        .unwrap_or(usize::MAX)
+        .max(1)
+        .min(system.versions.len());
+    let dropped = system
+        .versions
+        .split_off(kept)
+        .into_iter()
+        .map(|v| v.id)
+        .collect();
+    // The default system stays the one it was, wherever it lies now.
+    let default = index
+        .systems
+        .iter()
+        .position(|system| Some(&system.name) == default.as_ref());
+    index.default_system = default.unwrap_or(0) as u16; // at most 256 systems, which `encode` checks
+    next_serial(&mut index, request.signed_secs);
+    (index, at, dropped)
+}
+
+/// Gives `index` the next serial (FORMAT.md §12).
+pub(super) fn next_serial(index: &mut Index, now_secs: u64) {
+    index.serial = index.serial.saturating_add(1).max(now_secs);
+    index.signed_secs = now_secs;
+}

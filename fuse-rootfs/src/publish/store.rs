@@ -1,0 +1,266 @@
+//! A store as a folder: objects that appear whole or not at all, one writer at a time, and the head that is written last.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{PublishError, SigningKey};
+use crate::format::{
+    Digest, HEAD_PATH, Head, INDEX_PATH, INDEX_SIGNATURE_PATH, Index, MAX_HEAD_BYTES, Manifest,
+    ObjectKind, System, VerifyKey, Version,
+};
+
+const LOCK_PATH: &str = ".lock";
+const TMP_PREFIX: &str = ".tmp-";
+
+/// A store that may be read.
+#[derive(Debug)]
+pub struct Store {
+    dir: PathBuf,
+}
+
+/// A store that may be written to: nobody else writes to it while this value lives.
+#[derive(Debug)]
+pub struct StoreWriter {
+    store: Store,
+    tmp_count: AtomicU64,
+    /// `None` in a dry run, which writes nothing.
+    lock: Option<File>,
+}
+
+impl Store {
+    /// The store in `dir`, which need not be one yet.
+    #[must_use]
+    pub const fn at(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The bytes of its head; `None` if there is none.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn head(&self) -> Result<Option<Vec<u8>>, PublishError> {
+        self.read(Path::new(HEAD_PATH), MAX_HEAD_BYTES.into())
+    }
+
+    /// Its index, if one of `keys` signed it. Without keys the signature is not looked at.
+    ///
+    /// # Errors
+    /// If there is no head, or it cannot be trusted or read.
+    pub fn index(&self, keys: &[VerifyKey]) -> Result<Index, PublishError> {
+        let head = self.head()?.ok_or_else(|| PublishError::NoStore {
+            path: self.dir.clone(),
+        })?;
+        let index = if keys.is_empty() {
+            Head::decode(&head).and_then(|head| Ok(Index::decode(head.index)?))
+        } else {
+            Head::open(&head, keys, 0)
+        };
+        index.map_err(|source| PublishError::Head {
+            path: self.dir.clone(),
+            source,
+        })
+    }
+
+    /// The manifest of `version`, verified.
+    ///
+    /// # Errors
+    /// If it is missing or damaged.
+    pub fn manifest(&self, system: &System, version: &Version) -> Result<Manifest, PublishError> {
+        let limit = version.manifest_bytes.into();
+        let bytes = self.object(ObjectKind::Manifest, &version.manifest_sha256, limit)?;
+        Manifest::open(&bytes, system, version)
+            .map_err(self.damaged(ObjectKind::Manifest, &version.manifest_sha256))
+    }
+
+    /// The bytes of an object, at most `limit` and one more.
+    ///
+    /// # Errors
+    /// If it is missing or cannot be read.
+    pub fn object(
+        &self,
+        kind: ObjectKind,
+        name: &Digest,
+        limit: u64,
+    ) -> Result<Vec<u8>, PublishError> {
+        let path = kind.path(name);
+        self.read(Path::new(&path), limit)?.ok_or_else(|| {
+            PublishError::io("read", self.dir.join(path))(io::ErrorKind::NotFound.into())
+        })
+    }
+
+    /// Where an object lies.
+    #[must_use]
+    pub fn path_of(&self, kind: ObjectKind, name: &Digest) -> PathBuf {
+        self.dir.join(kind.path(name))
+    }
+
+    /// For errors about an object's content.
+    pub(super) fn damaged(
+        &self,
+        kind: ObjectKind,
+        name: &Digest,
+    ) -> impl FnOnce(crate::format::FormatError) -> PublishError {
+        let path = self.path_of(kind, name);
+        move |source| PublishError::Object { path, source }
+    }
+
+    /// Reads at most `limit` bytes and one more, so that what is longer than stated is seen to be.
+    pub(super) fn read(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>, PublishError> {
+        let path = self.dir.join(path);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(PublishError::io("read", path)(error)),
+        };
+        let mut bytes = Vec::new();
+        match file.take(limit + 1).read_to_end(&mut bytes) {
+            Ok(_) => Ok(Some(bytes)),
+            Err(error) => Err(PublishError::io("read", path)(error)),
+        }
+    }
+}
+
+impl StoreWriter {
+    /// Opens the store in `dir` to write to it, made if missing; waits until no one else writes. `waiting` is called if so.
+    ///
+    /// # Errors
+    /// If the folder cannot be made or locked.
+    pub fn open(dir: &Path, waiting: impl FnOnce()) -> Result<Self, PublishError> {
+        fs::create_dir_all(dir).map_err(PublishError::io("create the folder", dir))?;
+        let path = dir.join(LOCK_PATH);
+        let lock = File::options().create(true).append(true).open(&path);
+        let lock = lock.map_err(PublishError::io("create the lock file", &path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                waiting();
+                lock.lock().map_err(PublishError::io("lock", &path))?;
+            }
+            Err(TryLockError::Error(error)) => return Err(PublishError::io("lock", &path)(error)),
+        }
+        let writer = Self {
+            store: Store::at(dir.to_owned()),
+            tmp_count: AtomicU64::new(0),
+            lock: Some(lock),
+        };
+        writer.sweep()?;
+        Ok(writer)
+    }
+
+    /// A writer that writes nothing, for the store in `dir`, which need not be there.
+    #[must_use]
+    pub fn dry(dir: &Path) -> Self {
+        Self {
+            store: Store::at(dir.to_owned()),
+            tmp_count: AtomicU64::new(0),
+            lock: None,
+        }
+    }
+
+    /// The store, to read.
+    #[must_use]
+    pub const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Removes the unfinished files of publishers that were killed; the lock says that none of them lives.
+    fn sweep(&self) -> Result<(), PublishError> {
+        let dir = self.store.dir();
+        for entry in fs::read_dir(dir).map_err(PublishError::io("read the folder", dir))? {
+            let entry = entry.map_err(PublishError::io("read the folder", dir))?;
+            if entry.file_name().to_string_lossy().starts_with(TMP_PREFIX) {
+                fs::remove_file(entry.path()).map_err(PublishError::io("remove", entry.path()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes an object; one that is there is replaced.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn put(
+        &self,
+        kind: ObjectKind,
+        name: &Digest,
+        parts: &[&[u8]],
+    ) -> Result<(), PublishError> {
+        self.write(Path::new(&kind.path(name)), parts)
+    }
+
+    /// Removes an object.
+    ///
+    /// # Errors
+    /// If it cannot be removed.
+    pub fn remove(&self, path: &Path) -> Result<(), PublishError> {
+        if self.lock.is_none() {
+            return Ok(());
+        }
+        fs::remove_file(path).map_err(PublishError::io("remove", path))
+    }
+
+    /// Signs `index` and makes it the store's, after everything it refers to is safely on the disk.
+    ///
+    /// # Errors
+    /// If it breaks a rule of the format, cannot be signed, or cannot be written.
+    pub fn commit(&self, index: &Index, key: &SigningKey) -> Result<(), PublishError> {
+        let bytes = index.encode().map_err(PublishError::Request)?;
+        let signature = key.sign(&bytes, &format!("gasthaus index, serial {}", index.serial))?;
+        let head = Head {
+            signature: &signature,
+            index: &bytes,
+        };
+        head.verify(std::slice::from_ref(key.public()))
+            .map_err(PublishError::OwnSignature)?;
+        let head = head.encode().map_err(PublishError::Request)?;
+        if self.lock.is_none() {
+            return Ok(());
+        }
+        self.sync()?;
+        self.write(Path::new(INDEX_PATH), &[&bytes])?;
+        self.write(Path::new(INDEX_SIGNATURE_PATH), &[signature.as_bytes()])?;
+        self.write(Path::new(HEAD_PATH), &[&head])?;
+        self.sync()
+    }
+
+    /// Waits until the file system has everything: objects are thousands, so it is asked once and not for each.
+    fn sync(&self) -> Result<(), PublishError> {
+        let dir = self.store.dir();
+        let opened = File::open(dir).map_err(PublishError::io("open the folder", dir))?;
+        rustix::fs::syncfs(&opened)
+            .map_err(|e| PublishError::io("sync the file system of", dir)(e.into()))
+    }
+
+    /// Writes beside its place, then renames.
+    fn write(&self, path: &Path, parts: &[&[u8]]) -> Result<(), PublishError> {
+        if self.lock.is_none() {
+            return Ok(());
+        }
+        let dir = self.store.dir();
+        let path = dir.join(path);
+        let number = self.tmp_count.fetch_add(1, Ordering::Relaxed);
+        let tmp = dir.join(format!("{TMP_PREFIX}{number}"));
+        let written = File::create(&tmp)
+            .and_then(|mut file| parts.iter().try_for_each(|part| file.write_all(part)));
+        let renamed = written.and_then(|()| match fs::rename(&tmp, &path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                path.parent().map_or(Ok(()), fs::create_dir_all)?;
+                fs::rename(&tmp, &path)
+            }
+            done => done,
+        });
+        renamed.map_err(|error| {
+            // What is left of it is swept away by the next writer if it cannot be now.
+            let _ = fs::remove_file(&tmp);
+            PublishError::io("write", path)(error)
+        })
+    }
+}
