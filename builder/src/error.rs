@@ -129,6 +129,8 @@ pub enum BuildError {
     NotErofs { path: PathBuf, found: [u8; 4] },
     #[error("the image was not written as it should be:\n{}", problems.join("\n"))]
     BadMedium { problems: Vec<String> },
+    #[error(transparent)]
+    Source(#[from] crate::publish::SourceError),
     #[error("stage `{stage}` stopped unexpectedly")]
     Panicked { stage: &'static str },
 }
@@ -176,6 +178,7 @@ impl BuildError {
             Self::MediumManifest(e) => e.hint(),
             Self::Key(e) => e.hint(),
             Self::Publish(e) => e.hint(),
+            Self::Source(e) => e.hint(),
             Self::Deb { .. } => Some("`gasthaus clean --downloads` and build again".into()),
             Self::NotLocked { .. } => Some("run `gasthaus lock --update`, then build again".into()),
             Self::NoGuest { known, .. } => Some(format!("the catalogue has: {}", known.join(", "))),

@@ -8,7 +8,7 @@ PATH=$PATH:/usr/sbin:/sbin
 # own cannot read zstd is common still.
 needed="qemu-img:qemu-utils xorriso:xorriso isoinfo:genisoimage sgdisk:gdisk fsck.vfat:dosfstools mcopy:mtools
   e2fsck:e2fsprogs cpio:cpio diffoscope:diffoscope-minimal newuidmap:uidmap unshare:util-linux setpriv:util-linux
-  timeout:coreutils cc:gcc nginx:nginx-light"
+  timeout:coreutils cc:gcc nginx:nginx-light minisign:minisign mkfs.erofs:erofs-utils zstd:zstd"
 qemu_least=8 # older ones end a nested Xen with faults of their own (their SMAP is broken)
 
 missing=()

@@ -55,16 +55,21 @@ pub struct Common {
 }
 
 impl Common {
+    /// Threads to use.
+    pub(super) fn threads(&self) -> usize {
+        self.jobs.map_or_else(
+            || std::thread::available_parallelism().map_or(1, usize::from),
+            usize::from,
+        )
+    }
+
     /// A request for `recipe`, an embedded name or a file.
     ///
     /// # Errors
     /// If the recipe is unknown or has mistakes.
     pub(super) fn request(&self, recipe: Option<&str>) -> Result<BuildRequest, super::Failure> {
         let file = RecipeFile::load(recipe, None)?;
-        let jobs = self.jobs.map_or_else(
-            || std::thread::available_parallelism().map_or(1, usize::from),
-            usize::from,
-        );
+        let jobs = self.threads();
         Ok(BuildRequest {
             lock_path: pipeline::lock_path_for(file.dir.as_deref()),
             recipe_dir: file.dir.clone().unwrap_or_default(),

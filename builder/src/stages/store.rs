@@ -79,7 +79,7 @@ pub fn publish(
         images,
         system: name(&cx.recipe.name)?,
         system_label: cx.recipe.title.parse().ok(),
-        version: name(&version)?,
+        version: Some(name(&version)?),
         label: label_of(cx).parse().map_err(|why| BuildError::StoreName {
             name: label_of(cx),
             why,
