@@ -28,7 +28,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         .rfind(|line| !line.trim().is_empty())
         .ok_or("`store.pub` is empty")?;
     let text = fs::read_to_string(trace)?;
-    let config = format!("url={url}\nkey={}\nprofile={profile}\nfill=off\n", key.trim());
+    let config = format!(
+        "url={url}\nkey={}\nprofile={profile}\nfill=off\n",
+        key.trim()
+    );
     let config = Config::parse(&config)
         .map_err(|(line, found)| format!("line {line} of the settings: {found}"))?;
 
