@@ -1,13 +1,14 @@
 //! What `ci/bench stream` runs: a recorded boot is replayed over real sockets through a [line](boot_tests::line), by our
 //! client and by the ways things are done today, and what each one waited is printed as a table.
 //!
-//! - `map FOLDER TRACE` turns the recorded trace (paths and offsets, see `trace.rs`) into reads of the images in FOLDER:
-//!   `raw/<layer>.erofs`, mounted at `mnt/<layer>`; writes `erofs.trace`.
+//! - `map FOLDER TRACE NAME` turns a recorded trace (paths and offsets, see `trace.rs`) into reads of the images in FOLDER:
+//!   `raw/<layer>.erofs`, mounted at `mnt/<layer>`; writes `NAME.trace`: `erofs` is replayed, and `profile`, another boot, is
+//!   what our store is published with.
 //! - `pack FOLDER` cuts the images into compressed blocks as the 2005 design did: `www/fixed/`.
 //! - `squashfs FOLDER TRACE` replays the trace on `www/all.squashfs`, mounted by the kernel, and writes the reads of the
 //!   device that this takes: `squashfs.trace`.
-//! - `run FOLDER [--rtt LIST] [--mbit LIST] [--scheme LIST] [--think SECONDS] [--origin ADDRESS] [--replay PROGRAM]`
-//!   measures; the origin is a web server of FOLDER's `www/`.
+//! - `run FOLDER [--rtt LIST] [--mbit LIST] [--scheme LIST] [--until MARK] [--think SECONDS] [--origin ADDRESS]
+//!   [--replay PROGRAM]` measures until the mark `login` or `ready`; the origin is a web server of FOLDER's `www/`.
 //!
 //! A read of the trace begins when the one before has ended and the time has passed that the machine computed in between
 //! (scaled, so that all of it together is SECONDS up to the log-in prompt). Its stall is the time it takes. Reads are
@@ -40,9 +41,9 @@ use table::Row;
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
-const USAGE: &str = "usage: stream-bench map FOLDER TRACE | pack FOLDER | squashfs FOLDER TRACE | \
-                     run FOLDER [--rtt LIST] [--mbit LIST] [--scheme LIST] [--think SECONDS] [--origin ADDRESS] \
-                     [--replay PROGRAM]";
+const USAGE: &str = "usage: stream-bench map FOLDER TRACE NAME | pack FOLDER | squashfs FOLDER TRACE | \
+                     run FOLDER [--rtt LIST] [--mbit LIST] [--scheme LIST] [--until MARK] [--think SECONDS] \
+                     [--origin ADDRESS] [--replay PROGRAM]";
 /// What the machine computes until the log-in prompt, where it is not emulated.
 const THINK: Duration = Duration::from_millis(4500);
 
@@ -60,7 +61,7 @@ fn run() -> Outcome {
     let args: Vec<String> = env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words[..] {
-        ["map", folder, trace] => map::run(Path::new(folder), Path::new(trace)),
+        ["map", folder, trace, name] => map::run(Path::new(folder), Path::new(trace), name),
         ["pack", folder] => fixed::pack(Path::new(folder)),
         ["squashfs", folder, trace] => squashfs::run(Path::new(folder), Path::new(trace)),
         ["run", folder, ref options @ ..] => measure(&Options::parse(folder, options)?),
@@ -73,6 +74,7 @@ struct Options {
     rtt_ms: Vec<f64>,
     mbit: Vec<f64>,
     schemes: Vec<String>,
+    until: String,
     think: Duration,
     origin: SocketAddr,
     replay: Option<PathBuf>,
@@ -85,6 +87,7 @@ impl Options {
             rtt_ms: vec![50.0],
             mbit: vec![100.0],
             schemes: scheme::NAMES.map(str::to_owned).to_vec(),
+            until: "login".into(),
             think: THINK,
             origin: SocketAddr::from(([127, 0, 0, 1], 8080)),
             replay: None,
@@ -97,6 +100,7 @@ impl Options {
                 "--rtt" => parsed.rtt_ms = numbers(value)?,
                 "--mbit" => parsed.mbit = numbers(value)?,
                 "--scheme" => parsed.schemes = value.split(',').map(str::to_owned).collect(),
+                "--until" => parsed.until = (*value).into(),
                 "--think" => parsed.think = Duration::try_from_secs_f64(value.parse()?)?,
                 "--origin" => parsed.origin = value.parse()?,
                 "--replay" => parsed.replay = Some(value.into()),
@@ -117,7 +121,12 @@ fn numbers(list: &str) -> Outcome<Vec<f64>> {
 
 /// Measures every scheme on every line and prints the table.
 fn measure(options: &Options) -> Outcome {
-    let bench = Bench::load(&options.folder, options.think, options.replay.clone())?;
+    let bench = Bench::load(
+        &options.folder,
+        &options.until,
+        options.think,
+        options.replay.clone(),
+    )?;
     let mut rows = Vec::new();
     for &mbit in &options.mbit {
         for &rtt_ms in &options.rtt_ms {

@@ -24,7 +24,7 @@ struct Extent {
     length: u64,
 }
 
-pub fn run(folder: &Path, recorded: &Path) -> Outcome {
+pub fn run(folder: &Path, recorded: &Path, name: &str) -> Outcome {
     let recorded = Trace::recorded(recorded)?;
     let mut extents = BTreeMap::new();
     for layer in LAYERS {
@@ -64,7 +64,7 @@ pub fn run(folder: &Path, recorded: &Path) -> Outcome {
         reads,
         marks: recorded.marks,
     };
-    mapped.write(&folder.join("erofs.trace"))
+    mapped.write(&folder.join(format!("{name}.trace")))
 }
 
 fn image_read(read: &FileRead, offset: u64, length: u64) -> ImageRead {

@@ -81,10 +81,7 @@ impl Drop for Nbd {
     fn drop(&mut self) {
         self.image = None;
         // Both fail if it has gone by itself.
-        let _ = Command::new("fusermount3")
-            .arg("-u")
-            .arg(self.file())
-            .status();
+        let _ = Command::new("umount").arg(self.file()).status();
         let limit = Instant::now() + Duration::from_secs(5);
         while Instant::now() < limit {
             if !matches!(self.program.try_wait(), Ok(None)) {

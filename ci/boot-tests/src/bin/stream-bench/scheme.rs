@@ -38,21 +38,30 @@ pub trait Source {
 /// What all measurements share.
 pub struct Bench {
     folder: PathBuf,
+    until: String,
     erofs: Trace<ImageRead>,
     squashfs: Option<Trace<ImageRead>>,
     replay: Option<PathBuf>,
 }
 
 impl Bench {
-    pub fn load(folder: &Path, think: Duration, replay: Option<PathBuf>) -> Outcome<Self> {
+    pub fn load(
+        folder: &Path,
+        until: &str,
+        think: Duration,
+        replay: Option<PathBuf>,
+    ) -> Outcome<Self> {
         let squashfs = folder.join("squashfs.trace");
         let squashfs = squashfs
             .exists()
-            .then(|| Trace::mapped(&squashfs)?.scaled(think))
+            .then(|| Trace::mapped(&squashfs)?.until(until)?.scaled(think))
             .transpose()?;
         Ok(Self {
             folder: folder.to_owned(),
-            erofs: Trace::mapped(&folder.join("erofs.trace"))?.scaled(think)?,
+            until: until.to_owned(),
+            erofs: Trace::mapped(&folder.join("erofs.trace"))?
+                .until(until)?
+                .scaled(think)?,
             squashfs,
             replay,
         })
@@ -73,7 +82,8 @@ impl Bench {
                     .replay
                     .as_deref()
                     .ok_or("`--replay` must name the program that replays with our client")?;
-                streamed::run(program, &self.folder, &self.erofs, &base, name == "ours")
+                let profile = if name == "ours" { &self.until } else { "none" };
+                streamed::run(program, &self.folder, &self.erofs, &base, profile)
             }
             "fixed" => replay(&self.erofs, fixed::Fixed::open(&base)?, began),
             "ranges" => replay(squashfs()?, ranges::Ranges::open(&base), began),

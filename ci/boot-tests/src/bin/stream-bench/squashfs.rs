@@ -56,7 +56,7 @@ pub fn run(folder: &Path, recorded: &Path) -> Outcome {
     let result = on_device(&device, &mounted, &log, &recorded);
     // Whatever the result, nothing stays mounted; what is not, cannot be unmounted.
     let _ = Command::new("umount").arg(&mounted).status();
-    let _ = Command::new("fusermount3").arg("-u").arg(&device).status();
+    let _ = Command::new("umount").arg(&device).status();
     let _ = nbd.wait();
     let reads = result?;
     let bytes: u64 = reads.iter().map(|read| read.length).sum();

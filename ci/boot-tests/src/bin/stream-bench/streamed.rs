@@ -1,5 +1,5 @@
 //! Our own client, as a program of its own: `--replay PROGRAM` is called with
-//! `URL FOLDER TRACE ready|none`, FOLDER being that of the benchmark (with the store's public key) and TRACE a mapped one,
+//! `URL FOLDER TRACE PROFILE`, FOLDER being that of the benchmark (with the store's public key) and TRACE a mapped one,
 //! scaled; it prints the seconds that were waited.
 
 use std::{
@@ -18,7 +18,7 @@ pub fn run(
     folder: &Path,
     trace: &Trace<ImageRead>,
     base: &str,
-    with_profile: bool,
+    profile: &str,
 ) -> Outcome<Duration> {
     let scaled = tempfile::NamedTempFile::new()?;
     trace.write(scaled.path())?;
@@ -26,7 +26,7 @@ pub fn run(
         .arg(format!("{base}/store"))
         .arg(folder)
         .arg(scaled.path())
-        .arg(if with_profile { "ready" } else { "none" })
+        .arg(profile)
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()

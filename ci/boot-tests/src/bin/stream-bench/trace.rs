@@ -91,6 +91,16 @@ impl Trace<ImageRead> {
         Ok(fs::write(file, text)?)
     }
 
+    /// What was read before a mark.
+    pub fn until(mut self, mark: &str) -> Outcome<Self> {
+        let end = *self
+            .marks
+            .get(mark)
+            .ok_or_else(|| format!("the trace has no mark `{mark}`"))?;
+        self.reads.retain(|read| read.at <= end);
+        Ok(self)
+    }
+
     /// The same with the time to the log-in prompt made `think` long, and the rest in proportion.
     pub fn scaled(mut self, think: Duration) -> Outcome<Self> {
         let login = self
@@ -160,6 +170,8 @@ mod tests {
         );
         trace.write(&file).unwrap();
         assert_eq!(Trace::mapped(&file).unwrap(), trace);
+        assert_eq!(trace.clone().until("login").unwrap().reads.len(), 2);
+        assert!(trace.clone().until("ready").is_err());
         let scaled = trace.scaled(Duration::from_secs(1)).unwrap();
         assert_eq!(scaled.reads[1].at, Duration::from_millis(500));
         for bad in ["x\n", "1 base 2\n", "1 base x 3\n", "# mark login x\n"] {

@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# Called by ci/bench: bench-stream.sh [full | OPTION…]: a recorded boot, replayed over slow lines by our client and by what people
+# do today (stream-bench says how). As root, for mounts. BENCH_DIR keeps what is made (2 GB). Prints tables in Markdown.
+#
+# Without arguments: to the log-in prompt, the lines of `usual` below, some ten minutes. `full`: every line and scheme, two hours,
+# for most of which slow schemes wait on slow lines. Anything else goes to `stream-bench run`, e.g. --rtt 50 --mbit 10,100
+# --scheme ours,fixed --until ready.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+ci/lib/install.sh
+missing=()
+for pair in mksquashfs:squashfs-tools nginx:nginx-light nbdkit:nbdkit nbdfuse:nbdfuse filefrag:e2fsprogs; do
+  PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
+done
+if [ ${#missing[@]} != 0 ]; then
+  apt-get -qq update >&2
+  DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600 install -y --no-install-recommends "${missing[@]}" >&2
+fi
+
+kept=${BENCH_DIR:+yes}
+mkdir -p "${BENCH_DIR:=$(mktemp -d)}"
+dir=$(realpath "$BENCH_DIR")
+server=
+cleanup() {
+  [ -z "$server" ] || kill "$server" 2>/dev/null || true
+  for layer in base site guests; do umount -q "$dir/all/$layer" "$dir/mnt/$layer" "$dir/packed/$layer" 2>/dev/null || true; done
+  [ "${kept:-}" = yes ] || rm -rf "$dir"
+}
+trap cleanup EXIT
+mkdir -p "$dir"/{raw,www}
+executables() { cargo build --release "$@" --message-format json-render-diagnostics | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p'; }
+gasthaus=$(executables --workspace --bin gasthaus | tail -1)
+bench=$(executables -p boot-tests --bin stream-bench | tail -1)
+replay=$(executables -p fuse-rootfs --example replay | tail -1)
+publish=$(executables -p fuse-rootfs --features publish --example publish | tail -1)
+
+# The demo's layers as they are streamed: the same trees as uncompressed EROFS.
+[ -e "$dir/www/whole.iso" ] || { "$gasthaus" build --out "$dir/first" >&2 && mv "$dir/first/demo.iso" "$dir/www/whole.iso"; }
+[ -d "$dir/iso" ] || xorriso -report_about FAILURE -osirrox on -indev "$dir/www/whole.iso" -extract /gasthaus "$dir/iso"
+for layer in base site guests; do
+  mkdir -p "$dir"/{packed,mnt,all}/$layer
+  if [ ! -e "$dir/raw/$layer.erofs" ]; then
+    mount -t erofs -o ro "$dir"/iso/*/$layer.erofs "$dir/packed/$layer"
+    "$gasthaus" --quiet tools mkfs.erofs -E^inline_data -T1 --quiet "$dir/raw/$layer.erofs.new" "$dir/packed/$layer" >&2
+    mv "$dir/raw/$layer.erofs.new" "$dir/raw/$layer.erofs"
+  fi
+  mountpoint -q "$dir/mnt/$layer" || mount -t erofs -o ro "$dir/raw/$layer.erofs" "$dir/mnt/$layer"
+  mountpoint -q "$dir/all/$layer" || mount --bind "$dir/mnt/$layer" "$dir/all/$layer"
+done
+"$bench" map "$dir" ci/boot-tests/data/dom0-boot-1.trace.gz profile
+"$bench" map "$dir" ci/boot-tests/data/dom0-boot-2.trace.gz erofs
+[ -e "$dir/www/fixed/index" ] || "$bench" pack "$dir"
+if [ ! -e "$dir/www/all.squashfs" ]; then
+  mksquashfs "$dir/all" "$dir/all.squashfs" -comp zstd -b 128K -quiet -no-progress -noappend >&2
+  mv "$dir/all.squashfs" "$dir/www/"
+fi
+[ -e "$dir/squashfs.trace" ] || "$bench" squashfs "$dir" ci/boot-tests/data/dom0-boot-2.trace.gz
+[ -e "$dir/www/store/head" ] || "$publish" "$dir" "${LEVEL:-19}"
+
+port=$((20000 + RANDOM % 10000))
+cat >"$dir/nginx.conf" <<CONF
+daemon off; master_process off; pid $dir/nginx.pid; error_log stderr warn;
+events { worker_connections 512; }
+http {
+  access_log off; default_type application/octet-stream; types { } sendfile on; tcp_nopush on;
+  keepalive_requests 1000000; keepalive_timeout 600s;
+  client_body_temp_path $dir/tmp; proxy_temp_path $dir/tmp; fastcgi_temp_path $dir/tmp; uwsgi_temp_path $dir/tmp; scgi_temp_path $dir/tmp;
+  server { listen 127.0.0.1:$port; root $dir/www; }
+}
+CONF
+PATH=$PATH:/usr/sbin nginx -p "$dir" -c "$dir/nginx.conf" &
+server=$!
+find "$dir/www" -type f -exec cat {} + >/dev/null # what is measured is the line, not this disk
+run() { "$bench" run "$dir" --origin "127.0.0.1:$port" --replay "$replay" "$@"; }
+
+usual() {
+  echo "To the log-in prompt:"
+  run --rtt 50 --mbit 100
+  run --rtt 20,200 --mbit 100 --scheme ours,ours-cold,fixed
+  run --rtt 50 --mbit 10,1000 --scheme ours,ours-cold,fixed
+  echo "To the ready line, with both guests:"
+  run --rtt 50 --mbit 100 --scheme ours,fixed --until ready
+}
+case ${1:-} in
+  "") usual ;;
+  full) run --rtt 1,20,50,100,200 --mbit 10,100,1000 ;;
+  *) run "$@" ;;
+esac
