@@ -712,11 +712,9 @@ fn wrong_requests_are_refused_before_anything_is_written() {
     assert!(!house.path("store").exists());
     let error = house.store().index(&[]).unwrap_err();
     assert!(matches!(&error, PublishError::NoStore { .. }), "{error}");
-    for id in ["latest"] {
-        let images = [house.image("b.img", b"1")];
-        let error = publish(&house.request(id, &images), &house.key, &()).unwrap_err();
-        assert!(matches!(&error, PublishError::Request(_)), "{error}");
-    }
+    let images = [house.image("b.img", b"1")];
+    let error = publish(&house.request("latest", &images), &house.key, &()).unwrap_err();
+    assert!(matches!(&error, PublishError::Request(_)), "{error}");
     let empty = [house.image("b.img", b"")];
     let error = publish(&house.request("v1", &empty), &house.key, &()).unwrap_err();
     assert!(matches!(&error, PublishError::Request(_)), "{error}");
