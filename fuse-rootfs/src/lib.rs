@@ -1,4 +1,5 @@
-//! The live system's root: everything `/init` (the program `gasthaus-live`) does between the kernel's start and systemd's.
+//! The live system's root: everything `/init` (the program `gasthaus-live`) does between the kernel's start and systemd's, and
+//! the root that streams: the chunk format, the store's writer (`publish`), its reader ([`stream`]) and the mount.
 //!
 //! The parsers in here are pure (`&str`/`&[u8]` in, values out, no panics on hostile bytes) and tested beside the code; the
 //! rest drives Linux with them. The builder uses two things only: [`module_set`], which chooses what goes into an

@@ -107,6 +107,9 @@ fn run(weak: &Weak<Image>, fill: Fill, state: &FillState) {
                 state.set("no-room");
                 return;
             }
+            if image.from_older(at, &place).is_some() {
+                continue;
+            }
             match fill {
                 Fill::Rate(rate) => pay(&mut budget, rate, place.chunk.stored_bytes),
                 _ => {
@@ -117,7 +120,7 @@ fn run(weak: &Weak<Image>, fill: Fill, state: &FillState) {
                 }
             }
             state.set("filling");
-            window.push_back(image.fetch_chunk(at, &place, Class::Fill));
+            window.extend(image.fetch_chunk(at, &place, &(place.start..end), Class::Fill));
             while window.len() >= image.fetcher.policy().fills {
                 complete &= window
                     .pop_front()

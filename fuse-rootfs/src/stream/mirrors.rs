@@ -242,6 +242,16 @@ impl Mirrors {
         (state.first_byte_secs.unwrap_or(0.05), state.bytes_per_sec)
     }
 
+    /// A mirror that is in trouble, and why; for errors that no attempt of their own can explain.
+    #[must_use]
+    pub fn trouble(&self) -> (usize, String) {
+        let troubled = self.all.iter().enumerate().find_map(|(at, mirror)| {
+            let state = mirror.state();
+            (state.failures > 0).then(|| (at, state.last_error.clone()))
+        });
+        troubled.unwrap_or((0, "no answer yet".into()))
+    }
+
     /// What is known of each.
     #[must_use]
     pub fn snapshot(&self) -> Vec<Shown> {

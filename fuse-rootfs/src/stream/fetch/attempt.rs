@@ -232,7 +232,7 @@ impl Fetcher {
             anybody = true;
             self.say(&flight, &mut state);
             if flight.began.elapsed() >= self.policy.give_up && state.attempts.is_empty() {
-                let (mirror, cause) = state.last.clone().unwrap_or((0, "no mirror is up".into()));
+                let (mirror, cause) = state.last.clone().unwrap_or_else(|| self.mirrors.trouble());
                 let error = StreamError::Fetch {
                     what: flight.path.clone(),
                     seconds: flight.began.elapsed().as_secs(),
@@ -282,10 +282,8 @@ impl Fetcher {
             return;
         }
         state.said = Some(Instant::now());
-        let cause = match &state.last {
-            Some((mirror, cause)) => format!("{}: {cause}", self.mirrors.get(*mirror).url),
-            None => "no answer yet".into(),
-        };
+        let (mirror, cause) = state.last.clone().unwrap_or_else(|| self.mirrors.trouble());
+        let cause = format!("{}: {cause}", self.mirrors.get(mirror).url);
         log::warn(format!(
             "waiting for the network since {} s for {} ({cause})",
             waited.as_secs(),

@@ -10,7 +10,6 @@ mod threads;
 pub use flight::{Class, Flight, Key, Sink, Verify, Want};
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
@@ -133,32 +132,50 @@ impl Fetcher {
 
     /// Begins to fetch an object, or joins its flight; `sink` is called with its bytes before the flight ends.
     pub fn fetch(&self, want: Want, class: Class, sink: Option<Sink>) -> Arc<Flight> {
-        let mut flights = lock(&self.flights);
-        let flight = match flights.entry(want.key) {
-            Entry::Occupied(entry) => {
-                let flight = entry.get().clone();
-                let mut state = lock(&flight.state);
-                if state.result.is_none() {
-                    state.sinks.extend(sink);
-                    let sooner = class < state.class;
-                    state.class = state.class.min(class);
-                    let waiting = sooner && state.attempts.is_empty();
-                    drop(state);
-                    drop(flights);
-                    if waiting {
-                        self.enqueue(&flight, class);
-                    }
-                    return flight;
-                }
+        let flights = lock(&self.flights);
+        self.fetch_locked(flights, want, class, sink)
+    }
+
+    /// The same, unless it turns out to be `there` already: a flight that has just ended left it.
+    pub fn fetch_unless(
+        &self,
+        there: impl FnOnce() -> bool,
+        want: Want,
+        class: Class,
+        sink: Sink,
+    ) -> Option<Arc<Flight>> {
+        let flights = lock(&self.flights);
+        if !flights.contains_key(&want.key) && there() {
+            return None;
+        }
+        Some(self.fetch_locked(flights, want, class, Some(sink)))
+    }
+
+    fn fetch_locked(
+        &self,
+        mut flights: MutexGuard<'_, HashMap<Key, Arc<Flight>>>,
+        want: Want,
+        class: Class,
+        sink: Option<Sink>,
+    ) -> Arc<Flight> {
+        if let Some(flight) = flights.get(&want.key) {
+            let flight = flight.clone();
+            let mut state = lock(&flight.state);
+            if state.result.is_none() {
+                state.sinks.extend(sink);
+                let sooner = class < state.class;
+                state.class = state.class.min(class);
+                let waiting = sooner && state.attempts.is_empty();
                 drop(state);
-                let fresh = Arc::new(Flight::new(want, class, sink));
-                flights.insert(fresh.want.key, fresh.clone());
-                fresh
+                drop(flights);
+                if waiting {
+                    self.enqueue(&flight, class);
+                }
+                return flight;
             }
-            Entry::Vacant(entry) => entry
-                .insert(Arc::new(Flight::new(want, class, sink)))
-                .clone(),
-        };
+        }
+        let flight = Arc::new(Flight::new(want, class, sink));
+        flights.insert(flight.want.key, flight.clone());
         drop(flights);
         let counter = match class {
             Class::Demand => &self.totals.demands,

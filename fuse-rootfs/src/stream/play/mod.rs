@@ -6,7 +6,7 @@
 mod player;
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,8 @@ use player::Player;
 const GUESSED_BYTES_PER_SEC: f64 = 1e6;
 /// Bytes that a fetch out of turn moves, with its share of what moves beside it.
 const OUT_OF_TURN_BYTES: f64 = 96_000.0;
+/// A bundle that brings a block within this time is always waited for.
+const WORTH_SECS: f64 = 0.15;
 /// Longest wait for the first bytes of a bundle before its header is known.
 const HEADER_WAIT: Duration = Duration::from_millis(1500);
 
@@ -39,6 +41,8 @@ pub struct Track {
     places: OnceLock<Vec<(u16, u64, u32, u32)>>,
     /// How far in the object the stream is.
     at: AtomicU64,
+    /// Frames before this one are in the cache.
+    next: AtomicUsize,
     came: AtomicU64,
     bytes_per_sec: AtomicU64,
     state: Mutex<TrackState>,
@@ -77,6 +81,7 @@ impl Play {
             header: OnceLock::new(),
             places: OnceLock::new(),
             at: AtomicU64::new(0),
+            next: AtomicUsize::new(0),
             came: AtomicU64::new(0),
             bytes_per_sec: AtomicU64::new(0),
             state: Mutex::new(TrackState::Coming),
@@ -169,26 +174,19 @@ impl Play {
                 .max()
                 .unwrap_or(0);
             let rate = rate.unwrap_or(GUESSED_BYTES_PER_SEC).max(measured as f64);
-            let cost = first_byte * trips + OUT_OF_TURN_BYTES / rate + 0.01;
-            let patience = match arrival {
-                Some(secs) if secs <= cost => {
-                    Duration::from_secs_f64((cost * 2.0).clamp(0.02, 2.0))
-                }
+            let cost = first_byte * trips + OUT_OF_TURN_BYTES / rate;
+            let worth = (cost * 2.0).max(WORTH_SECS);
+            match arrival {
+                // It comes as fast as it can, in order, and without a request: worth a little more than a fetch.
+                Some(secs) if secs <= worth && began.elapsed().as_secs_f64() < worth * 4.0 => {}
                 Some(_) => return false,
                 // Nothing is known of a bundle that has just begun.
                 None if coming.iter().any(|track| {
                     track.header.get().is_none() && track.began.elapsed() < HEADER_WAIT
-                }) =>
-                {
-                    Duration::from_millis(50)
-                }
+                }) => {}
                 None => return false,
-            };
-            if began.elapsed() > patience.max(Duration::from_secs_f64(cost * 4.0))
-                && arrival.is_some()
-            {
-                return false; // it is late
             }
+            let patience = Duration::from_millis(50);
             let steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
             if *steps == seen {
                 drop(self.stepped.wait_timeout(steps, patience));
@@ -217,12 +215,14 @@ impl Track {
         if at != layer || block >= first + u64::from(blocks) {
             return None;
         }
-        let frame = header.frames().get(frame as usize)?;
+        let number = frame as usize;
+        if number < self.next.load(Ordering::Acquire) {
+            return None; // it came, and was evicted since
+        }
+        let frame = header.frames().get(number)?;
         let end =
             u64::from(self.bundle.header_bytes) + frame.offset() + u64::from(frame.stored_bytes);
-        let left = end
-            .checked_sub(self.at.load(Ordering::Relaxed))
-            .filter(|&left| left > 0)?;
+        let left = end.saturating_sub(self.at.load(Ordering::Relaxed));
         let rate = match self.bytes_per_sec.load(Ordering::Relaxed) {
             0 => GUESSED_BYTES_PER_SEC,
             rate => rate as f64,

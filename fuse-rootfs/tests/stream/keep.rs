@@ -1,0 +1,176 @@
+//! The cache folder: warm starts, offline starts, full disks, damage, rollback protection.
+
+use std::fs;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use fuse_rootfs::stream::config::Config;
+
+use crate::server::{Fault, Server};
+use crate::store::{Image, Store, content, usual_images, usual_profile};
+use crate::{compare, config, open, wait_until};
+
+fn with_folder(mut config: Config, dir: &std::path::Path) -> Config {
+    config.cache_dir = Some(dir.into());
+    config.policy.offline_after = Duration::from_millis(600);
+    config
+}
+
+#[test]
+fn warm_starts_fetch_the_head_alone_and_offline_starts_nothing() {
+    let mut store = Store::new();
+    let images = usual_images();
+    store.publish("demo", "v1", &images, &usual_profile());
+    let cache = tempfile::tempdir().unwrap();
+    let mut server = Server::new(store.path());
+    let config = with_folder(config(&store, &[server.url()]), cache.path());
+    let image = open(&config).unwrap();
+    wait_until("the bundles", 20, || image.play.ended());
+    for (layer, expected) in images.iter().enumerate() {
+        compare(&image, layer, &expected.bytes);
+    }
+    image.fetcher.stop();
+    drop(image);
+
+    let before = server.log().len();
+    let image = open(&config).unwrap();
+    for (layer, expected) in images.iter().enumerate() {
+        compare(&image, layer, &expected.bytes);
+    }
+    wait_until("the bundles", 20, || image.play.ended());
+    let asked = server.log()[before..].to_vec();
+    assert_eq!(asked.len(), 1, "{asked:?}");
+    image.fetcher.stop();
+    drop(image);
+
+    server.kill();
+    let image = open(&config).unwrap();
+    for (layer, expected) in images.iter().enumerate() {
+        compare(&image, layer, &expected.bytes);
+    }
+}
+
+#[test]
+fn half_warm_starts_fetch_only_the_frames_that_are_missing() {
+    let mut store = Store::new();
+    let images = usual_images();
+    store.publish("demo", "v1", &images, &usual_profile());
+    let cache = tempfile::tempdir().unwrap();
+    let server = Server::new(store.path());
+    server.fault("/b/", u32::MAX, Fault::Stall(2_000_000));
+    let config = with_folder(config(&store, &[server.url()]), cache.path());
+    let image = open(&config).unwrap();
+    wait_until("half of the bundle", 20, || image.cache.count(0) > 300);
+    image.fetcher.stop();
+    wait_until("the player's end", 10, || image.play.ended());
+    let had = image.cache.count(0);
+    drop(image);
+    server.heal();
+    let before = server.log().len();
+    let image = open(&config).unwrap();
+    wait_until("the bundles", 20, || image.play.ended());
+    let asked = server.log()[before..].to_vec();
+    let ranged = asked
+        .iter()
+        .find(|line| line.starts_with("/b/") && line.contains("bytes="));
+    assert!(ranged.is_some(), "{had} blocks were there, yet: {asked:?}");
+    compare(&image, 0, &images[0].bytes);
+}
+
+#[test]
+fn damage_in_the_folder_is_found_and_fetched_again() {
+    let mut store = Store::new();
+    let images = usual_images();
+    store.publish("demo", "v1", &images, &usual_profile());
+    let cache = tempfile::tempdir().unwrap();
+    let server = Server::new(store.path());
+    let config = with_folder(config(&store, &[server.url()]), cache.path());
+    let image = open(&config).unwrap();
+    compare(&image, 0, &images[0].bytes);
+    image.fetcher.stop();
+    wait_until("the bundles", 20, || image.play.ended());
+    drop(image);
+    for kind in ["l", "m", "p", "b"] {
+        for entry in fs::read_dir(cache.path().join(kind)).unwrap() {
+            let path = entry.unwrap().path();
+            let mut bytes = fs::read(&path).unwrap();
+            for at in (100..bytes.len()).step_by(50_000) {
+                bytes[at] ^= 0xff;
+            }
+            bytes.truncate(bytes.len() - bytes.len() / 9);
+            fs::write(&path, bytes).unwrap();
+        }
+    }
+    let image = open(&config).unwrap();
+    for (layer, expected) in images.iter().enumerate() {
+        compare(&image, layer, &expected.bytes);
+    }
+}
+
+#[test]
+fn the_folder_remembers_the_serial() {
+    let mut store = Store::new();
+    let images = [Image {
+        name: "base",
+        bytes: content(5, 100_000),
+        stacked: true,
+    }];
+    store.publish("demo", "v1", &images, &[]);
+    let old = fs::read(store.path().join("head")).unwrap();
+    store.publish("demo", "v2", &images, &[]);
+    let cache = tempfile::tempdir().unwrap();
+    let server = Server::new(store.path());
+    let config = with_folder(config(&store, &[server.url()]), cache.path());
+    let image = open(&config).unwrap();
+    assert_eq!(image.manifest.version.as_str(), "v2");
+    image.fetcher.stop();
+    drop(image);
+    server.fault("/head", u32::MAX, Fault::Body(old));
+    let image = open(&config).unwrap();
+    assert_eq!(
+        image.manifest.version.as_str(),
+        "v2",
+        "from the folder, not from the replayed head"
+    );
+}
+
+#[test]
+fn a_full_disk_is_gone_on_without() {
+    let dir = tempfile::tempdir().unwrap();
+    let mounted = rustix::mount::mount(
+        "tmpfs",
+        dir.path(),
+        "tmpfs",
+        rustix::mount::MountFlags::empty(),
+        Some(c"size=3m"),
+    );
+    if let Err(error) = mounted {
+        assert!(
+            !rustix::process::geteuid().is_root(),
+            "mounting a tmpfs: {error}"
+        );
+        eprintln!("skipped: only root can mount a small file system");
+        return;
+    }
+    let mut store = Store::new();
+    let images = usual_images();
+    store.publish("demo", "v1", &images, &usual_profile());
+    let server = Server::new(store.path());
+    // Somebody else fills the disk behind our back.
+    let hog = dir.path().join("hog");
+    let config = with_folder(config(&store, &[server.url()]), dir.path());
+    let image = open(&config).unwrap();
+    wait_until("the bundles", 20, || image.play.ended());
+    let _ = fs::write(&hog, vec![1; 3 << 20]);
+    for _ in 0..2 {
+        for (layer, expected) in images.iter().enumerate() {
+            compare(&image, layer, &expected.bytes);
+        }
+    }
+    let (ram, _, writable) = image.cache.quotas();
+    assert!(!writable && ram.used.load(Ordering::Relaxed) > 0);
+    image.fetcher.stop();
+    drop(image);
+    std::thread::sleep(Duration::from_millis(300));
+    rustix::mount::unmount(dir.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
+}

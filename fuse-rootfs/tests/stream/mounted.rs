@@ -1,0 +1,354 @@
+//! The program itself, with the kernel: what a boot and `gasthaus mount` see.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::server::Server;
+use crate::store::{Store, usual_images, usual_profile};
+use crate::wait_until;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_gasthaus-live");
+
+/// A running daemon; killed and unmounted when dropped.
+struct Daemon {
+    child: Child,
+    dir: PathBuf,
+    lines: Arc<Mutex<Vec<String>>>,
+    errors: Arc<Mutex<String>>,
+}
+
+fn may_mount() -> bool {
+    let may = rustix::process::geteuid().is_root() && Path::new("/dev/fuse").exists();
+    if !may {
+        eprintln!("skipped: needs root and /dev/fuse");
+    }
+    may
+}
+
+impl Daemon {
+    fn start(store: &Store, urls: &[String], dir: &Path, more: &str) -> Self {
+        let settings = dir.with_extension("conf");
+        let urls: String = urls.iter().map(|url| format!("url={url}\n")).collect();
+        fs::write(
+            &settings,
+            format!("{urls}key={}\nram-mib=128\n{more}", store.key()),
+        )
+        .unwrap();
+        let mut child = Command::new(PROGRAM)
+            .args(["stream", "--dir"])
+            .arg(dir)
+            .arg("--config")
+            .arg(&settings)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (lines, errors): (Arc<Mutex<Vec<String>>>, Arc<Mutex<String>>) = Default::default();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let mut err = child.stderr.take().unwrap();
+        let (to_lines, to_errors) = (lines.clone(), errors.clone());
+        std::thread::spawn(move || {
+            out.lines()
+                .map_while(Result::ok)
+                .for_each(|line| to_lines.lock().unwrap().push(line))
+        });
+        std::thread::spawn(move || {
+            let mut buffer = [0; 1024];
+            while let Ok(got @ 1..) = err.read(&mut buffer) {
+                to_errors
+                    .lock()
+                    .unwrap()
+                    .push_str(&String::from_utf8_lossy(&buffer[..got]));
+            }
+        });
+        Self {
+            child,
+            dir: dir.into(),
+            lines,
+            errors,
+        }
+    }
+
+    fn mounted(self) -> Self {
+        wait_until("mounted", 20, || self.said("mounted "));
+        self
+    }
+
+    fn said(&self, start: &str) -> bool {
+        self.lines
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|line| line.starts_with(start))
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.dir.join(name)).unwrap()
+    }
+
+    fn number(&self, key: &str) -> u64 {
+        let json = self.read("status.json");
+        let (_, rest) = json.split_once(&format!("\"{key}\":")).unwrap();
+        rest.split([',', '}']).next().unwrap().parse().unwrap()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    fn peak_rss_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmHWM:"))
+            .unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = rustix::mount::unmount(&self.dir, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+fn usual() -> (Store, Vec<crate::store::Image>, Server, tempfile::TempDir) {
+    let mut store = Store::new();
+    let images = usual_images();
+    store.publish("demo", "v1", &images, &usual_profile());
+    let server = Server::new(store.path());
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("mnt")).unwrap();
+    (store, images, server, dir)
+}
+
+#[test]
+fn the_directory_looks_like_one_on_a_medium() {
+    if !may_mount() {
+        return;
+    }
+    let (store, images, server, dir) = usual();
+    let mut daemon = Daemon::start(&store, &[server.url()], &dir.path().join("mnt"), "").mounted();
+    assert!(daemon.said(&format!("mounted build=v1 source={}", server.url())));
+    assert_eq!(daemon.read("layers"), "base.erofs\nsite.erofs\n");
+    assert_eq!(daemon.read("build-id"), "v1\n");
+    let mut names: Vec<_> = fs::read_dir(&daemon.dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(
+        names,
+        [
+            "base.erofs",
+            "build-id",
+            "disk.img",
+            "layers",
+            "site.erofs",
+            "status.json",
+            "trace"
+        ]
+    );
+    for (name, image) in [
+        ("base.erofs", &images[0]),
+        ("site.erofs", &images[1]),
+        ("disk.img", &images[2]),
+    ] {
+        let path = daemon.dir.join(name);
+        assert_eq!(path.metadata().unwrap().len(), image.bytes.len() as u64);
+        assert!(fs::read(&path).unwrap() == image.bytes, "{name}");
+    }
+    assert_eq!(
+        fs::write(daemon.dir.join("layers"), "x")
+            .unwrap_err()
+            .raw_os_error(),
+        Some(30),
+        "EROFS"
+    );
+    assert!(daemon.read("trace").starts_with("gasthaus-trace 1\n"));
+    assert_eq!(daemon.number("serial"), 1);
+    assert!(daemon.number("requests") > 10);
+    let rss = daemon.peak_rss_kib();
+    assert!(rss < 40 * 1024, "{rss} KiB");
+    let status = Command::new(PROGRAM)
+        .arg("status")
+        .arg(&daemon.dir)
+        .output()
+        .unwrap();
+    assert!(
+        String::from_utf8_lossy(&status.stdout).contains("demo v1 from http"),
+        "{status:?}"
+    );
+    let trace = Command::new(PROGRAM)
+        .arg("trace")
+        .arg(&daemon.dir)
+        .output()
+        .unwrap();
+    assert!(trace.stdout.starts_with(b"gasthaus-trace 1\n"));
+
+    daemon.signal(Signal::TERM);
+    assert!(daemon.child.wait().unwrap().success());
+    assert_eq!(fs::read_dir(&daemon.dir).unwrap().count(), 0, "unmounted");
+    assert_eq!(
+        daemon.lines.lock().unwrap().last().unwrap(),
+        &format!("mounted build=v1 source={}", server.url())
+    );
+}
+
+#[test]
+fn a_killed_daemon_leaves_an_error_and_the_same_command_mounts_again() {
+    if !may_mount() {
+        return;
+    }
+    let (store, images, server, dir) = usual();
+    let mount = dir.path().join("mnt");
+    let cache = format!("cache-dir={}\n", dir.path().join("cache").display());
+    let mut daemon = Daemon::start(&store, &[server.url()], &mount, &cache).mounted();
+    let file = fs::File::open(mount.join("base.erofs")).unwrap();
+    let mut head = vec![0; 100_000];
+    file.read_exact_at(&mut head, 0).unwrap();
+    daemon.child.kill().unwrap();
+    daemon.child.wait().unwrap();
+    let error = file.read_exact_at(&mut head, 20 << 20).unwrap_err();
+    assert!(
+        [103, 107].contains(&error.raw_os_error().unwrap_or(0)),
+        "ECONNABORTED or ENOTCONN: {error}"
+    );
+    drop(file);
+    let again = Daemon::start(&store, &[server.url()], &mount, &cache).mounted();
+    assert!(fs::read(mount.join("base.erofs")).unwrap() == images[0].bytes);
+    drop(again);
+    std::mem::forget(daemon); // its mount is gone already
+}
+
+#[test]
+fn a_dead_network_is_told_and_keeps_nobody_from_the_status() {
+    if !may_mount() {
+        return;
+    }
+    let (store, images, mut server, dir) = usual();
+    let daemon = Daemon::start(
+        &store,
+        &[server.url()],
+        &dir.path().join("mnt"),
+        "stall-ms=500\n",
+    )
+    .mounted();
+    server.kill();
+    let readers: Vec<_> = (0..24u64)
+        .map(|at| {
+            let path = daemon.dir.join("base.erofs");
+            std::thread::spawn(move || {
+                let mut out = vec![0; 4096];
+                fs::File::open(path)
+                    .unwrap()
+                    .read_exact_at(&mut out, (8 << 20) + at * 400_000)
+                    .map(|()| out)
+            })
+        })
+        .collect();
+    wait_until("a message", 10, || {
+        daemon
+            .errors
+            .lock()
+            .unwrap()
+            .contains("waiting for the network")
+    });
+    let began = Instant::now();
+    assert!(daemon.number("waiting") > 0);
+    assert!(began.elapsed() < Duration::from_millis(500));
+    server.revive();
+    for (at, reader) in (0u64..).zip(readers) {
+        let start = ((8 << 20) + at * 400_000) as usize;
+        assert!(reader.join().unwrap().unwrap() == images[0].bytes[start..start + 4096]);
+    }
+}
+
+#[test]
+fn eio_reaches_the_reader_after_the_written_time() {
+    if !may_mount() {
+        return;
+    }
+    let (store, _, mut server, dir) = usual();
+    let daemon = Daemon::start(
+        &store,
+        &[server.url()],
+        &dir.path().join("mnt"),
+        "stall-secs=2\nprofile=none\n",
+    )
+    .mounted();
+    server.kill();
+    let mut out = vec![0; 4096];
+    let error = fs::File::open(daemon.dir.join("base.erofs"))
+        .unwrap()
+        .read_exact_at(&mut out, 20 << 20)
+        .unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(5), "EIO");
+    wait_until("the reason", 5, || {
+        daemon
+            .errors
+            .lock()
+            .unwrap()
+            .contains("reading `base` at byte")
+    });
+}
+
+#[test]
+fn the_menu_is_listed_and_errors_are_told_on_standard_output() {
+    let (mut store, images, server, dir) = usual();
+    store.publish("demo", "v2", &images[1..2], &[]);
+    let settings = dir.path().join("conf");
+    fs::write(
+        &settings,
+        format!("url={}\nkey={}\n", server.url(), store.key()),
+    )
+    .unwrap();
+    let run = |args: &[&str]| {
+        let output = Command::new(PROGRAM)
+            .arg("stream")
+            .args(args)
+            .arg("--config")
+            .arg(&settings)
+            .output()
+            .unwrap();
+        (
+            output.status.success(),
+            String::from_utf8(output.stdout).unwrap(),
+        )
+    };
+    let (good, out) = run(&["--list"]);
+    assert!(good);
+    assert_eq!(
+        out,
+        "menu demo\tv2\ta label\t1\nmenu demo\tv1\ta label\t0\n"
+    );
+    fs::write(
+        &settings,
+        format!("url={}\nkey={}\nversion=v7\n", server.url(), store.key()),
+    )
+    .unwrap();
+    let mount = dir.path().join("mnt").display().to_string();
+    let (good, out) = run(&["--dir", &mount]);
+    assert!(
+        !good && out.contains("error the store") && out.contains("no version `v7`"),
+        "{out}"
+    );
+    fs::write(&settings, "urn=x\n").unwrap();
+    let (good, out) = run(&["--dir", &mount]);
+    assert!(
+        !good && out.contains("line 1: unknown key `urn`; did you mean `url`?"),
+        "{out}"
+    );
+    let (good, _) = run(&["--dir"]);
+    assert!(!good);
+}
