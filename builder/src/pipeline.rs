@@ -306,17 +306,13 @@ fn packings_for(outputs: &[Output]) -> Vec<Packing> {
 /// A net ISO without a store would boot to its failure screen. The recipe was checked, but the command line may have
 /// named other outputs.
 fn check_urls(request: &BuildRequest) -> Result<(), BuildError> {
-    let net = request
-        .recipe
-        .outputs
-        .iter()
-        .find(|output| matches!(output, Output::NetIso | Output::NetIsoMini));
-    match net {
-        Some(output) if request.recipe.stream.urls.is_empty() => Err(BuildError::NoStreamUrl {
-            output: output.as_str(),
-        }),
-        _ => Ok(()),
+    let recipe = &request.recipe;
+    if recipe.outputs.contains(&Output::NetIso) && recipe.stream.urls.is_empty() {
+        return Err(BuildError::NoStreamUrl {
+            output: Output::NetIso.as_str(),
+        });
     }
+    Ok(())
 }
 
 /// The tools alone, as locked for `request`.

@@ -208,8 +208,6 @@ pub enum Output {
     Iso,
     /// A small hybrid ISO that streams the same system from a store.
     NetIso,
-    /// A tiny hybrid ISO (iPXE) that fetches kernel and initramfs from the store, too.
-    NetIsoMini,
     /// The store: a folder for any web server.
     Store,
 }
@@ -259,7 +257,6 @@ impl Word for Output {
     const ALL: &'static [(&'static str, Self)] = &[
         ("iso", Self::Iso),
         ("net-iso", Self::NetIso),
-        ("net-iso-mini", Self::NetIsoMini),
         ("store", Self::Store),
     ];
 }

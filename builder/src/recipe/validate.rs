@@ -209,11 +209,10 @@ impl Recipe {
             is_reference_name,
             "a name (`a`-`z`, `0`-`9` and `-`, at most 40 characters), or `none`",
         );
-        let is_net = |output: &&Output| matches!(output, Output::NetIso | Output::NetIsoMini);
-        if let (Some(output), true) = (self.outputs.iter().find(is_net), stream.urls.is_empty()) {
+        if self.outputs.contains(&Output::NetIso) && stream.urls.is_empty() {
             check.note(
                 "outputs",
-                format!("`{output}` without a store"),
+                format!("`{}` without a store", Output::NetIso),
                 "with a URL in `stream.urls`",
             );
         }

@@ -142,6 +142,7 @@ pub fn make_loaders(
     let efi = cores.pop().unwrap_or_default();
     let bios_image = cores.pop().unwrap_or_default();
     let esp_image = build_esp(&EspSpec {
+        smallest: !prefix.is_empty(),
         files: vec![EspFile {
             path: "/EFI/BOOT/BOOTX64.EFI".into(),
             bytes: efi.clone(),
