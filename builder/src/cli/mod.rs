@@ -10,6 +10,7 @@ pub mod init;
 pub mod inspect;
 pub mod lock;
 pub mod man;
+pub mod mount;
 pub mod output;
 pub mod plan;
 pub mod run;
@@ -73,6 +74,7 @@ enum Command {
     Inspect(inspect::Args),
     Verify(verify::Args),
     Serve(serve::Args),
+    Mount(mount::Args),
     Clean(clean::Args),
     Tools(tools::Args),
     Schema(schema::Args),
@@ -110,6 +112,7 @@ impl Cli {
             Command::Inspect(args) => inspect::run(&args, &cx),
             Command::Verify(args) => verify::run(&args, &cx),
             Command::Serve(args) => serve::run(&args, &cx),
+            Command::Mount(args) => mount::run(&args, &cx),
             Command::Clean(args) => clean::run(&args, &cx),
             Command::Tools(args) => tools::run(&args, &cx),
             Command::Schema(args) => schema::run(&args, &cx),

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub const PREFIX: &str = "gasthaus-live:";
 
 static KMSG: OnceLock<File> = OnceLock::new();
+static OWN_PREFIX: OnceLock<&str> = OnceLock::new();
 static DEBUG: AtomicBool = AtomicBool::new(false);
 
 /// Opens `/dev/kmsg` (needs /dev and /proc). Without it lines go to standard error.
@@ -20,6 +21,11 @@ pub fn open() {
     }
 }
 
+/// Another prefix, for another program that uses this library; the first one stays.
+pub fn set_prefix(prefix: &'static str) {
+    let _ = OWN_PREFIX.set(prefix);
+}
+
 /// Turns [`debug`] lines on.
 pub fn set_debug(on: bool) {
     DEBUG.store(on, Ordering::Relaxed);
@@ -27,7 +33,8 @@ pub fn set_debug(on: bool) {
 
 fn line(level: u8, text: &str) {
     // One write is one record; the kernel cuts at 1 KiB.
-    let record = format!("<{level}>{PREFIX} {}\n", text.replace('\n', " "));
+    let prefix = OWN_PREFIX.get().unwrap_or(&PREFIX);
+    let record = format!("<{level}>{prefix} {}\n", text.replace('\n', " "));
     match KMSG.get() {
         Some(mut kmsg) => drop(kmsg.write_all(record.as_bytes())),
         None => drop(std::io::stderr().write_all(&record.as_bytes()[3..])),
