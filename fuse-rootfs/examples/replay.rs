@@ -72,11 +72,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     let counters = &image.counters;
     eprintln!(
-        "{} reads: {} from the cache, {} waited for a bundle, {} fetched chunks; longest wait {} ms",
+        "{} reads: {} from the cache, {} waited for a bundle, {} fetched chunks, and {} came along; longest wait {} ms",
         count(&counters.reads),
         count(&counters.hits),
         count(&counters.waits),
         count(&counters.misses),
+        count(&image.ahead.chunks),
         count(&counters.longest_us) / 1000
     );
     println!("{}", stall.as_secs_f64());

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use super::ahead::Ahead;
 use super::cache::Cache;
 use super::cache::folder::Folder;
 use super::error::StreamError;
@@ -30,6 +31,8 @@ pub struct Image {
     pub folder: Option<Arc<Folder>>,
     /// The bundles that are coming.
     pub play: Play,
+    /// What comes along with misses.
+    pub ahead: Ahead,
     /// What was read.
     pub trace: Recorder,
     /// Numbers for the status.
@@ -71,7 +74,9 @@ pub struct Place {
 }
 
 impl Place {
-    const fn end(&self) -> u64 {
+    /// One behind its last byte.
+    #[must_use]
+    pub const fn end(&self) -> u64 {
         self.start + self.chunk.decoded_bytes as u64
     }
 }
@@ -97,6 +102,7 @@ impl Image {
             cache: Arc::new(cache),
             folder,
             play: Play::default(),
+            ahead: Ahead::default(),
             counters: Counters::default(),
             pages,
             began: Instant::now(),
@@ -228,6 +234,9 @@ impl Image {
                 None => at = part.start,
             }
         }
+        if let (Some((_, first, _)), Some((_, last, _))) = (coming.first(), coming.last()) {
+            self.ahead.missed(self, layer, first, last);
+        }
         for (part, place, flight) in coming {
             let chunk = flight.wait()?;
             let slot =
@@ -250,8 +259,10 @@ impl Image {
         true
     }
 
-    fn locate_now(&self, layer: usize, offset: u64) -> Option<Place> {
-        let described = &self.manifest.layers[layer];
+    /// The chunk that holds byte `offset` of `layer`, if its page is known.
+    #[must_use]
+    pub fn locate_now(&self, layer: usize, offset: u64) -> Option<Place> {
+        let described = self.manifest.layers.get(layer)?;
         let number = described.page_of(offset)?;
         let page = self.pages[layer][number].get()?;
         place_in(page, described.page_span(number)?.start, offset)
@@ -329,8 +340,23 @@ impl Image {
         bytes: &Range<u64>,
         class: Class,
     ) -> Option<Arc<Flight>> {
+        self.fetch_chunk_with(layer, place, bytes, class, ())
+    }
+
+    /// The same; `held` is dropped when it has come, or cannot come.
+    pub fn fetch_chunk_with<T: Send + 'static>(
+        &self,
+        layer: usize,
+        place: &Place,
+        bytes: &Range<u64>,
+        class: Class,
+        held: T,
+    ) -> Option<Arc<Flight>> {
         let (cache, start, chunk) = (self.cache.clone(), place.start, place.chunk);
-        let sink: Sink = Box::new(move |bytes| cache.store(layer, start, bytes));
+        let sink: Sink = Box::new(move |bytes| {
+            cache.store(layer, start, bytes);
+            drop(held);
+        });
         let want = Want {
             key: (ObjectKind::Chunk, chunk.sha256),
             total: chunk.stored_bytes.into(),

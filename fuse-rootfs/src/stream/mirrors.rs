@@ -52,6 +52,8 @@ pub struct Counters {
 #[derive(Debug, Clone)]
 struct State {
     first_byte_secs: Option<f64>,
+    /// The least so far: what the line takes when it is not busy.
+    least_secs: Option<f64>,
     bytes_per_sec: Option<f64>,
     in_flight: u32,
     failures: u32,
@@ -184,7 +186,10 @@ impl Mirrors {
         let body = (timing.whole.saturating_sub(timing.first_byte))
             .as_secs_f64()
             .max(1e-4);
-        blend(&mut state.first_byte_secs, timing.first_byte.as_secs_f64());
+        let first_byte_secs = timing.first_byte.as_secs_f64();
+        blend(&mut state.first_byte_secs, first_byte_secs);
+        let least = state.least_secs.unwrap_or(first_byte_secs);
+        state.least_secs = Some(least.min(first_byte_secs));
         if timing.bytes >= LEAST_MEASURED_BYTES {
             blend(&mut state.bytes_per_sec, timing.bytes as f64 / body);
         }
@@ -242,6 +247,16 @@ impl Mirrors {
         (state.first_byte_secs.unwrap_or(0.05), state.bytes_per_sec)
     }
 
+    /// Round trip, as short as it has been, and throughput of the mirror that would be asked next: what the line carries.
+    #[must_use]
+    pub fn line(&self) -> (f64, Option<f64>) {
+        let Ok(at) = self.pick(0, true) else {
+            return (0.0, None);
+        };
+        let state = self.all[at].state();
+        (state.least_secs.unwrap_or(0.0), state.bytes_per_sec)
+    }
+
     /// A mirror that is in trouble, and why; for errors that no attempt of their own can explain.
     #[must_use]
     pub fn trouble(&self) -> (usize, String) {
@@ -287,6 +302,7 @@ impl State {
     const fn new() -> Self {
         Self {
             first_byte_secs: None,
+            least_secs: None,
             bytes_per_sec: None,
             in_flight: 0,
             failures: 0,

@@ -3,6 +3,7 @@
 //! `open` (head, manifest) → `play` (bundles, ahead of readers) and `image` (reads) → `fetch` (objects, verified) → `mirrors` and `source` →
 //! `cache`. What is waited for, tried again and given up is written in [`policy`], and nowhere else.
 
+pub mod ahead;
 pub mod cache;
 pub mod config;
 pub mod daemon;
