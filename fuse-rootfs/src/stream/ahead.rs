@@ -14,7 +14,7 @@ use super::image::{Image, Place};
 /// Most bytes on their way that nobody asked for.
 const MOST_BYTES: u64 = 1 << 20;
 /// Most neighbours of one miss.
-const MOST_CHUNKS: usize = 12;
+const MOST_CHUNKS: usize = 6;
 /// Below this a round trip is not worth it: the processor's and the disk's time counts as well.
 const LEAST_RTT_SECS: f64 = 0.002;
 /// A round trip from which on one neighbour always comes along: 48 KB take as long at 10 Mbit/s.
