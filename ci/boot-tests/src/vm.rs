@@ -314,11 +314,7 @@ impl Vm {
 /// User and system ticks of a process (proc_pid_stat(5), fields 14 and 15) if it belongs to process group `group`
 /// (field 5). The name before them may hold anything, so the fields are counted from its closing parenthesis.
 fn ticks_in_group(stat: &str, group: u32) -> Option<u64> {
-    let fields: Vec<&str> = stat
-        .rsplit_once(')')?
-        .1
-        .split_ascii_whitespace()
-        .collect();
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
     let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
     (number(2)? == u64::from(group)).then_some(number(11)? + number(12)?)
 }
