@@ -132,7 +132,6 @@ fn try_switch_root(init: &str, args: Vec<OsString>) -> Result<std::convert::Infa
         .map_err(step("look at `/`".into()))?
         .st_dev;
     loader::set_kernel_helper(None);
-    loader::set_quick_grace_periods(false);
     for name in MOVED {
         mounts::move_to(&Path::new("/").join(name), &Path::new(SYSROOT).join(name))?;
     }
