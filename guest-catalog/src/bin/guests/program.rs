@@ -17,6 +17,8 @@ const OUTPUT_MAX_BYTES: u64 = 1024 * 1024;
 pub const XL: &str = "/usr/sbin/xl";
 /// See [`XL`].
 pub const DMSETUP: &str = "/usr/sbin/dmsetup";
+/// See [`XL`].
+pub const IP: &str = "/usr/sbin/ip";
 
 /// Runs `program` and returns what it wrote to standard output.
 ///

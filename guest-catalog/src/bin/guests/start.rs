@@ -2,9 +2,11 @@
 use crate::error::Failure;
 use crate::health::{self, Since};
 use crate::house::House;
+use crate::program::{self, IP};
 use crate::state::{Lock, Record, State, lock};
 use crate::xl::Toolstack;
 use crate::{disks, state};
+use guest_catalog::address::DEFAULT_BRIDGE;
 use guest_catalog::{Entry, Mode, NetworkMode, Resources};
 use std::fs;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -209,11 +211,35 @@ impl<'h> Starter<'h> {
         outcome
     }
 
-    /// Guests may start before dom0's network is up, since all else that they need is there much earlier; only their
-    /// cards need a bridge to be plugged into.
+    /// Guests start before dom0's network is up, since all else that they need is there much earlier; only their cards need
+    /// a bridge to be plugged into. The house's own is made here if need be: networkd takes over a bridge that it finds, with
+    /// the settings it has. Other bridges have settings of their own and are waited for.
     fn wait_for_bridge(&self, entry: &Entry) -> Result<(), Failure> {
         let network = &entry.guest.network;
         let started = Instant::now();
+        if network.mode == NetworkMode::Bridge
+            && network.bridge == DEFAULT_BRIDGE
+            && !self.house.has_bridge(DEFAULT_BRIDGE)
+        {
+            let words = [
+                "link",
+                "add",
+                "name",
+                DEFAULT_BRIDGE,
+                "type",
+                "bridge",
+                "stp_state",
+                "0",
+                "forward_delay",
+                "0",
+            ];
+            if let Err(failure) = program::run(IP, &words, "make the bridge", BRIDGE_LIMIT)
+                && !self.house.has_bridge(DEFAULT_BRIDGE)
+            {
+                // Not made by the other guest's start or networkd meanwhile; the wait below will tell.
+                println!("guests: {}", failure.in_one_line());
+            }
+        }
         while network.mode == NetworkMode::Bridge && !self.house.has_bridge(&network.bridge) {
             if started.elapsed() >= BRIDGE_LIMIT {
                 return Err(Failure::NoBridge {
