@@ -138,7 +138,6 @@ fn try_switch_root(
         .map_err(step("look at `/`".into()))?
         .st_dev;
     loader::set_kernel_helper(None);
-    loader::set_quick_grace_periods(false);
     for name in MOVED {
         mounts::move_to(&Path::new("/").join(name), &Path::new(SYSROOT).join(name))?;
     }

@@ -4,11 +4,13 @@ use super::cmdline::BootParams;
 use super::error::BootError;
 use super::marks::{Marks, json_string, now_ms};
 use super::medium::{Medium, Wanted};
-use super::modules::loader::{Loader, always_loaded};
+use super::modules::loader::{self, Loader, always_loaded};
 use super::mounts::{self, SYSROOT};
 use super::net::root::{self as stream, Streamed};
 use super::search::Search;
-use super::{handover, layers, log, prepare, ram_copy, rescue, screen};
+use super::{
+    handover, layers, log, prepare, processors, ram_copy, rescue, screen, static_nodes, xen,
+};
 use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
@@ -61,6 +63,9 @@ fn steps(
     let params = prepare::prepare()?;
     log::info(format!("version {}", env!("CARGO_PKG_VERSION")));
     marks.mark("prepare");
+    if params.root.is_none() {
+        processors::park();
+    }
     let (search, loader) = match &mut started.drivers {
         Some(drivers) => drivers,
         None => started.drivers.insert(start_drivers(&params)),
@@ -86,6 +91,14 @@ fn steps(
         rescue::shell_before_start();
     }
     loader.finish(DRIVERS_FINISH);
+    static_nodes::make();
+    if params.root.is_none() {
+        // Grace periods stay quick until `guests up` declares the house open: systemd waits for one with every unit that it
+        // starts.
+        xen::mount_file_system();
+    } else {
+        loader::set_quick_grace_periods(false);
+    }
     marks.mark("handover");
     log::warn(format!(
         "starting `{}` at {} ms: {}",
@@ -109,6 +122,7 @@ fn start_drivers(params: &BootParams) -> (Search, Arc<Loader>) {
             ));
         }
     }
+    xen::queue_modules(&loader);
     (search, loader)
 }
 
