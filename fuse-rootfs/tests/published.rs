@@ -100,7 +100,7 @@ impl Lab {
             }],
             system: Name::new("demo").unwrap(),
             system_label: None,
-            version: Name::new(version).unwrap(),
+            version: Some(Name::new(version).unwrap()),
             label: Label::default(),
             created_secs: 1_700_000_000,
             signed_secs: 1_700_000_000,
