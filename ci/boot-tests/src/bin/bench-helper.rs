@@ -197,15 +197,21 @@ fn render(text: &str, bases: &[&str]) -> Result<String, Box<dyn Error>> {
                 reference.get(index).copied().flatten(),
             ) {
                 (Some(number), Some(against)) if against > 0.0 => {
-                    write!(out, " {number:.1} | {:.2} |", number / against)?
+                    write!(out, " {} | {:.2} |", shown(number), number / against)?
                 }
-                (Some(number), _) => write!(out, " {number:.1} | |")?,
+                (Some(number), _) => write!(out, " {} | |", shown(number))?,
                 (None, _) => write!(out, " | |")?,
             }
         }
         writeln!(out)?;
     }
     Ok(out)
+}
+
+/// A number as people compare it: small ones with two decimals.
+fn shown(number: f64) -> String {
+    let decimals = if number < 10.0 { 2 } else { 1 };
+    format!("{number:.decimals$}")
 }
 
 /// The median of each column.
@@ -238,7 +244,7 @@ mod tests {
         );
         assert!(table.contains("| today | 1 | 90.0 | 1.00 |"), "{table}");
         assert!(
-            table.contains("| last | 1 | 5.0 | 0.50 | 4.0 | 0.40 | 20.0 | 2.00 |"),
+            table.contains("| last | 1 | 5.00 | 0.50 | 4.00 | 0.40 | 20.0 | 2.00 |"),
             "{table}"
         );
         assert!(render(text, &["today", "nobody"]).is_err());
