@@ -12,6 +12,7 @@ use headers::{
 };
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, Full, channel};
+use http_range_header::StartPosition;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{
     ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName,
@@ -351,6 +352,13 @@ fn part(request: &HeaderMap, length: u64) -> Option<Part> {
         .and_then(|text| http_range_header::parse_range_header(text).ok());
     match parsed {
         Some(parsed) if parsed.ranges.len() == 1 => {
+            // More from the end than there is: all of it (RFC 9110 §14.1.2), which the crate refuses.
+            if let StartPosition::FromLast(wanted) = parsed.ranges[0].start
+                && wanted > length
+                && length > 0
+            {
+                return Some(Part::Range(0..length));
+            }
             let range = parsed.validate(length).ok()?.into_iter().next()?;
             Some(Part::Range(*range.start()..range.end() + 1))
         }
