@@ -188,12 +188,12 @@ pub(super) fn run(args: &Args, cx: &Context) -> CliResult {
 
 /// Packs what must be packed, with the locked tools; images need none.
 fn make_images(args: &Args, cx: &Context, given: &[Given]) -> Result<Prepared, Failure> {
-    let epoch = source_date_epoch().unwrap_or(0);
+    let epoch = source_date_epoch();
     if !needs_tools(given) {
         return Ok(prepare(given, args.raw, epoch, None)?);
     }
     let request = args.common.request(args.recipe.as_deref())?;
-    let sandbox = Sandbox::detect(epoch).map_err(BuildError::from)?;
+    let sandbox = Sandbox::detect(0).map_err(BuildError::from)?;
     let cache = Cache::of_user().map_err(BuildError::from)?;
     let tools = pipeline::tools_only(&request, &sandbox, &cx.ui)?;
     let repacker = Repacker {
@@ -282,23 +282,31 @@ fn describe(summary: &Summary, to: &Path, dry_run: bool) -> String {
     // Writing to a string cannot fail.
     for layer in &summary.layers {
         let counts = &layer.counts;
+        let mut parts = vec![format!(
+            "{} new ({})",
+            counts.new,
+            human_bytes(counts.new_stored_bytes)
+        )];
+        if counts.reused > 0 {
+            let bytes = human_bytes(counts.reused_stored_bytes);
+            parts.push(format!("{} there before ({bytes})", counts.reused));
+        }
+        if counts.zeros > 0 {
+            parts.push(format!("{} of zeros", counts.zeros));
+        }
         let _ = writeln!(
             text,
-            "layer {:<10} {:>10}  {:>6} chunks: {} new ({}), {} there before ({}), {} of zeros",
+            "layer  {:<10} {:>10}, {} chunks: {}",
             layer.name,
             human_bytes(layer.image_bytes),
             counts.chunks,
-            counts.new,
-            human_bytes(counts.new_stored_bytes),
-            counts.reused,
-            human_bytes(counts.reused_stored_bytes),
-            counts.zeros
+            parts.join(", ")
         );
     }
     for bundle in &summary.bundles {
         let _ = writeln!(
             text,
-            "bundle {:<9} {:>10}  in {}",
+            "bundle {:<10} {:>10} in {}",
             bundle.name,
             human_bytes(bundle.decoded_bytes),
             human_bytes(bundle.stored_bytes)

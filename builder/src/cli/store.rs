@@ -191,7 +191,8 @@ fn systems(text: &mut String, index: &Index) {
         } else {
             ""
         };
-        let _ = writeln!(text, "{}{default}  {}", system.name, system.label);
+        let line = format!("{}{default}  {}", system.name, system.label);
+        let _ = writeln!(text, "{}", line.trim_end());
         for (number, version) in system.versions.iter().enumerate() {
             let mark = if number == usize::from(system.default_version) {
                 '*'

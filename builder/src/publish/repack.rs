@@ -47,8 +47,10 @@ impl Repacker<'_> {
             REVISION.as_bytes(),
             self.tools.identity().as_bytes(),
             &digest,
+            &epoch_secs.to_le_bytes(),
             layer.as_bytes(),
         ]);
+        let sandbox = self.sandbox.clone().with_epoch_secs(epoch_secs);
         let name = format!("{layer}.erofs");
         let dir = self
             .cache
@@ -59,19 +61,19 @@ impl Repacker<'_> {
                     .arg(format!("--extract={}", tree.display()))
                     .args(["--xattrs", "--preserve"])
                     .arg(image)
-                    .output_on_tree(self.sandbox)?;
+                    .output_on_tree(&sandbox)?;
                 let out = scratch.join(&name);
                 self.mkfs(epoch_secs, &key)?
                     .arg(&out)
                     .arg(&tree)
-                    .output_on_tree(self.sandbox)?;
+                    .output_on_tree(&sandbox)?;
                 self.sandbox.remove_tree(&tree)?;
                 check_superblock(&out)
             })?;
         Ok(dir.join(name))
     }
 
-    /// Packs the folder `tree` to `out`. Files keep their own time stamps; `epoch_secs` is the image's.
+    /// Packs the folder `tree` to `out`. Files keep their own time stamps but those after `epoch_secs`, the image's.
     ///
     /// # Errors
     /// If it cannot be packed.
@@ -81,10 +83,11 @@ impl Repacker<'_> {
             .arg("--mkfs-time")
             .arg(out)
             .arg(tree)
-            .output_on_tree(self.sandbox)?;
+            .output_on_tree(&self.sandbox.clone().with_epoch_secs(epoch_secs))?;
         check_superblock(out)
     }
 
+    /// Packers read SOURCE_DATE_EPOCH too: the sandbox must say the same time.
     fn mkfs(&self, epoch_secs: u64, key: &Key) -> Result<Run, BuildError> {
         let run = self.tools.run("mkfs.erofs")?;
         Ok(run

@@ -114,14 +114,14 @@ pub fn needs_tools(given: &[Given]) -> bool {
     given.iter().any(|given| !matches!(given, Given::Image(_)))
 }
 
-/// Makes images of them. `repacker` may be missing if [`needs_tools`] says no.
+/// Makes images of them. Folders get `tree_epoch_secs` as their time, or that of their newest file. `repacker` may be missing if [`needs_tools`] says no.
 ///
 /// # Errors
 /// If something cannot be read or packed, or has a name that no layer can have.
 pub fn prepare(
     given: &[Given],
     raw: bool,
-    tree_epoch_secs: u64,
+    tree_epoch_secs: Option<u64>,
     repacker: Option<Repacker<'_>>,
 ) -> Result<Prepared, BuildError> {
     let scratch = match repacker {
@@ -145,7 +145,11 @@ pub fn prepare(
             (Given::Tree(path), Some(repacker), Some(scratch)) => {
                 let name = layer_name(path)?;
                 let image = scratch.path().join(format!("{name}.erofs"));
-                repacker.pack_tree(path, tree_epoch_secs, &image)?;
+                let epoch_secs = match tree_epoch_secs {
+                    Some(epoch_secs) => epoch_secs,
+                    None => newest(path)?,
+                };
+                repacker.pack_tree(path, epoch_secs, &image)?;
                 prepared.add(name, image, false);
             }
             (
@@ -192,6 +196,27 @@ impl Prepared {
             raw,
         });
     }
+}
+
+/// The time the newest thing in the folder `dir` was changed, seconds since 1970: equal folders then make equal images.
+fn newest(dir: &Path) -> Result<u64, SourceError> {
+    use std::os::unix::fs::MetadataExt as _;
+    let mut newest = 0;
+    let mut todo = vec![dir.to_owned()];
+    while let Some(path) = todo.pop() {
+        let read = |source| SourceError::Read {
+            path: path.clone(),
+            source,
+        };
+        let info = fs::symlink_metadata(&path).map_err(read)?;
+        newest = newest.max(u64::try_from(info.mtime()).unwrap_or(0));
+        if info.is_dir() {
+            for entry in fs::read_dir(&path).map_err(read)? {
+                todo.push(entry.map_err(read)?.path());
+            }
+        }
+    }
+    Ok(newest)
 }
 
 fn is_erofs(path: &Path) -> bool {

@@ -118,7 +118,7 @@ impl PublishError {
             Self::Head {
                 source: HeadError::UnknownKey { .. },
                 ..
-            } => Some("name the public key it was signed with by `--old-key`; it is then signed with the new one".into()),
+            } => Some("check the key; after a change of keys, `gasthaus publish --old-key` with the old public key signs it anew".into()),
             Self::Head {
                 source: HeadError::WrongSignature | HeadError::Format(_),
                 ..
