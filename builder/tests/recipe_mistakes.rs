@@ -70,7 +70,16 @@ fn unknown_keys() {
     );
     told(
         "[stream]\nurl = \"x\"",
-        &[&format!("3:2: {}", unknown("stream"))],
+        &[
+            "4:1: `stream.url` is not a key of a recipe; allowed here: `compression-level`, `profile`, `public-keys`, `secret-key`, `urls`; did you mean `urls`?",
+        ],
+    );
+    told(
+        "[streams]\nurl = \"x\"",
+        &[&format!(
+            "3:2: {}; did you mean `stream`?",
+            unknown("streams")
+        )],
     );
     told(
         "\"a\\u001bb\" = 1",

@@ -95,6 +95,19 @@ impl House {
         let problems: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
         assert_eq!(problems, Vec::<String>::new());
     }
+
+    /// Good for every reader. A publisher that was killed may have written `index` and `index.minisig`, which no reader uses, and
+    /// not yet `head` (FORMAT.md §12); the next one sets them right.
+    fn is_good_for_readers(&self) {
+        let report = publish::verify(&self.store(), &[self.key.public().clone()], 2).unwrap();
+        let problems: Vec<String> = report
+            .problems
+            .iter()
+            .map(ToString::to_string)
+            .filter(|problem| !problem.ends_with("is not the same as in `head`"))
+            .collect();
+        assert_eq!(problems, Vec::<String>::new());
+    }
 }
 
 /// The whole image, as a reader of the format gets it.
@@ -745,7 +758,7 @@ fn killed_publishers_leave_a_good_store() {
         std::thread::sleep(Duration::from_millis(8 * round));
         child.kill().unwrap();
         child.wait().unwrap();
-        house.is_good();
+        house.is_good_for_readers();
         finished = house.index().systems[0].versions.len();
     }
     house.publish("last", &[house.image("base.erofs", &base(Some(1)))]);

@@ -12,7 +12,7 @@ use headers::{
 };
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, Full, channel};
-use http_range_header::StartPosition;
+use http_range_header::{EndPosition, StartPosition};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{
     ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName,
@@ -352,15 +352,21 @@ fn part(request: &HeaderMap, length: u64) -> Option<Part> {
         .and_then(|text| http_range_header::parse_range_header(text).ok());
     match parsed {
         Some(parsed) if parsed.ranges.len() == 1 => {
-            // More from the end than there is: all of it (RFC 9110 §14.1.2), which the crate refuses.
-            if let StartPosition::FromLast(wanted) = parsed.ranges[0].start
-                && wanted > length
-                && length > 0
-            {
-                return Some(Part::Range(0..length));
+            // RFC 9110 §14.1.2: what reaches behind the end is cut, also from the front; the crate's own check refuses both.
+            let range = parsed.ranges[0];
+            let start = match range.start {
+                StartPosition::Index(first) => first,
+                StartPosition::FromLast(count) => length.saturating_sub(count.max(1)),
+            };
+            let last = match (range.start, range.end) {
+                (StartPosition::Index(_), EndPosition::Index(last)) => last,
+                _ => u64::MAX,
+            };
+            if last < start {
+                return Some(Part::Whole); // no range at all, and so to be ignored
             }
-            let range = parsed.validate(length).ok()?.into_iter().next()?;
-            Some(Part::Range(*range.start()..range.end() + 1))
+            let end = length.min(last.saturating_add(1));
+            (start < end).then_some(Part::Range(start..end))
         }
         _ => Some(Part::Whole),
     }
