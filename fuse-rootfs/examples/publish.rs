@@ -80,7 +80,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// The reads of a trace up to a time.
 fn read_until(text: &str, until_us: u64) -> Result<Trace, Box<dyn Error>> {
-    let block = u64::try_from(BLOCK_BYTES)?;
+    let block = u64::from(BLOCK_BYTES);
     let mut trace = Trace::default();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let fields: Vec<&str> = line.split(' ').collect();
