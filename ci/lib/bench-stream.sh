@@ -34,8 +34,8 @@ builder() { # built only when something is to be made by it
   "$gasthaus" "$@" >&2
 }
 bench=$(executables -p boot-tests --bin stream-bench | tail -1)
-replay=$(executables -p fuse-rootfs --example replay | tail -1)
-publish=$(executables -p fuse-rootfs --features publish --example publish | tail -1)
+examples=$(executables -p fuse-rootfs --features publish --example replay --example publish)
+replay=$(grep '/replay$' <<<"$examples") publish=$(grep '/publish$' <<<"$examples")
 
 # The demo's layers as they are streamed: the same trees as uncompressed EROFS.
 [ -e "$dir/www/whole.iso" ] || { builder build --out "$dir/first" && mv "$dir/first/demo.iso" "$dir/www/whole.iso"; }
