@@ -103,9 +103,15 @@ fn build_programs(root: &Path) -> Result<PathBuf, Box<dyn Error>> {
         || PathBuf::from(env::var_os("HOME").unwrap_or_else(|| OsString::from("/"))).join(".cargo"),
         PathBuf::from,
     );
-    // The same bytes wherever the checkout and cargo's home lie.
+    // Small: no unwinding tables (the linker script says why), no relocations. The same bytes wherever the checkout and
+    // cargo's home lie.
+    let script = workspace.join("fuse-rootfs/image-programs.ld");
+    println!("cargo::rerun-if-changed={}", script.display());
     let flags = [
         "-Ctarget-feature=+crt-static".to_owned(),
+        "-Crelocation-model=static".to_owned(),
+        "-Clink-arg=-Wl,--no-eh-frame-hdr".to_owned(),
+        format!("-Clink-arg=-Wl,-T,{}", script.display()),
         format!("--remap-path-prefix={}=/gasthaus", workspace.display()),
         format!("--remap-path-prefix={}=/cargo", cargo_home.display()),
     ];

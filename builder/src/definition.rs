@@ -201,10 +201,10 @@ impl GrubModules {
     ///
     /// # Errors
     /// If the list does not know it.
-    pub fn platform(&self, platform: &'static str) -> Result<&Platform, BuildError> {
+    pub fn platform(&self, platform: &str) -> Result<&Platform, BuildError> {
         self.0
             .get(platform)
-            .ok_or(BuildError::NoAsset { name: platform })
+            .ok_or(BuildError::NoAsset { name: GRUB_MODULES })
     }
 }
 

@@ -105,6 +105,18 @@ pub enum BuildError {
     NoTemplate { name: String },
     #[error("the template `{template}` uses the unknown variable `{name}`")]
     TemplateVariable { template: String, name: String },
+    #[error(
+        "the URLs of `stream.urls` take {found} bytes of the kernel command line; {allowed} are allowed"
+    )]
+    LongStreamWords { found: usize, allowed: usize },
+    #[error("`{name}` cannot be a name in a store: {why}")]
+    StoreName { name: String, why: &'static str },
+    #[error(transparent)]
+    Key(#[from] fuse_rootfs::publish::KeyError),
+    #[error(transparent)]
+    Publish(#[from] fuse_rootfs::publish::PublishError),
+    #[error("the output `{output}` needs the URL of a store")]
+    NoStreamUrl { output: &'static str },
     #[error("the boot menu cannot hold `{value}` for `{name}`: found {bad:?}")]
     MenuValue {
         name: String,
@@ -117,6 +129,8 @@ pub enum BuildError {
     NotErofs { path: PathBuf, found: [u8; 4] },
     #[error("the image was not written as it should be:\n{}", problems.join("\n"))]
     BadMedium { problems: Vec<String> },
+    #[error(transparent)]
+    Source(#[from] crate::publish::SourceError),
     #[error("stage `{stage}` stopped unexpectedly")]
     Panicked { stage: &'static str },
 }
@@ -162,10 +176,17 @@ impl BuildError {
             Self::Esp(e) => e.hint(),
             Self::Medium(e) | Self::WriteMedium { source: e, .. } => e.hint(),
             Self::MediumManifest(e) => e.hint(),
+            Self::Key(e) => e.hint(),
+            Self::Publish(e) => e.hint(),
+            Self::Source(e) => e.hint(),
             Self::Deb { .. } => Some("`gasthaus clean --downloads` and build again".into()),
             Self::NotLocked { .. } => Some("run `gasthaus lock --update`, then build again".into()),
             Self::NoGuest { known, .. } => Some(format!("the catalogue has: {}", known.join(", "))),
             Self::NoPackage { .. } => Some("do not exclude what the recipe's flavours need".into()),
+            Self::LongStreamWords { .. } => Some("use fewer or shorter URLs".into()),
+            Self::NoStreamUrl { .. } => {
+                Some("give `urls` in the recipe's [stream], or --url".into())
+            }
             Self::MenuValue { .. } => {
                 Some("leave out quotes, backslashes, dollar signs and braces".into())
             }

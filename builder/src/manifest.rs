@@ -36,6 +36,60 @@ pub struct BuildManifest {
     pub run: Run,
 }
 
+/// `out/<name>-store.manifest.json`: the version a build added to a store.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct StoreManifest {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The recipe's name, which is the system's in the store.
+    pub name: String,
+    /// 16 hexadecimal digits; the version's name in the store, and in the ready line of a streamed boot.
+    pub build_id: String,
+    /// Seconds since 1970 that every time stamp in the layers carries.
+    pub epoch_secs: u64,
+    /// SHA-256 of the recipe in canonical form.
+    pub recipe_sha256: String,
+    /// The store.
+    pub store: StoreSummary,
+    /// The layers, lowest first, as long as they are mounted.
+    pub layers: Vec<StoredLayer>,
+    /// The bundles, as long as they are fetched.
+    pub bundles: Vec<StoredLayer>,
+    /// The guests on board.
+    pub guests: Vec<GuestSummary>,
+    /// Everything that was fetched, by set and name.
+    pub inputs: Vec<Input>,
+    /// How this build went; the one part that differs between equal builds.
+    pub run: Run,
+}
+
+/// A store after a build.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct StoreSummary {
+    /// Folder beside the manifest.
+    pub folder: String,
+    /// Its serial, which grows with each publish.
+    pub serial: u64,
+    /// The minisign public key it is signed with.
+    pub public_key: String,
+    /// Digest of the version's manifest in the store.
+    pub manifest_sha256: String,
+    /// Bytes this build added.
+    pub new_bytes: u64,
+}
+
+/// A layer or bundle in a store.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct StoredLayer {
+    /// Its name.
+    pub name: String,
+    /// Its length.
+    pub bytes: u64,
+}
+
 /// The image itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]

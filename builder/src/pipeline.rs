@@ -7,18 +7,21 @@ use gasthaus_debian::lock::LockedRecipe;
 use gasthaus_rootfs::sandbox::Sandbox;
 
 use crate::cache::Cache;
-use crate::cli::ui::Ui;
+use crate::cli::ui::{Ui, human_bytes};
 use crate::error::BuildError;
-use crate::manifest::BuildManifest;
-use crate::recipe::Recipe;
+use crate::manifest::{BuildManifest, GuestSummary};
+use crate::recipe::{Output, Recipe};
+use crate::stages::guests::Guests;
+use crate::stages::layers::Packing;
+use crate::stages::medium::MediumPlan;
 use crate::stages::{
     Settings, StageCx, boot_menu, dom0_tree, fetch, guests, initramfs, kernel, layers, lock,
-    medium, site, tools,
+    medium, net, site, store, stream, tools,
 };
 use crate::tool::Tools;
 
 /// The stages in order, with what each does; `gasthaus plan` prints them, `--until` names one.
-pub const STAGES: [(&str, &str); 11] = [
+pub const STAGES: [(&str, &str); 12] = [
     ("lock", "decide which packages, down to the byte"),
     ("fetch", "download them and check every digest"),
     ("tools", "unpack the locked tools the build itself runs"),
@@ -45,6 +48,10 @@ pub const STAGES: [(&str, &str); 11] = [
     ("boot-menu", "GRUB for BIOS and UEFI, its menu and theme"),
     ("medium", "write the hybrid ISO, read it back and verify it"),
     ("manifest", "say what is in it and move it into place"),
+    (
+        "store",
+        "cut the layers into a signed store, where asked for",
+    ),
 ];
 
 /// What to build and how.
@@ -78,23 +85,40 @@ pub enum Outcome {
         /// The last stage that ran.
         after: String,
     },
-    /// The image is in place.
-    Built {
-        /// The image.
-        image: PathBuf,
-        /// What it is made of.
-        manifest: Box<BuildManifest>,
-        /// Nothing had changed.
-        unchanged: bool,
-    },
+    /// Everything is in place.
+    Built(Vec<Built>),
 }
 
-/// Builds the image.
+/// A thing that was written.
+#[derive(Debug)]
+pub struct Built {
+    /// The image, or the store's folder.
+    pub path: PathBuf,
+    /// What to tell the user about it.
+    pub said: String,
+}
+
+impl Built {
+    fn image(path: PathBuf, manifest: &BuildManifest, unchanged: bool) -> Self {
+        let how = if unchanged { "unchanged" } else { "built" };
+        let said = format!(
+            "{how}: {} in {:.1} s, build {}",
+            human_bytes(manifest.image.bytes),
+            manifest.run.seconds,
+            manifest.build_id
+        );
+        Self { path, said }
+    }
+}
+
+/// Builds what the recipe's `outputs` name.
 ///
 /// # Errors
 /// The first failing stage's; nothing that looks finished is left in the output folder.
 pub fn build(request: &BuildRequest, ui: &Ui) -> Result<Outcome, BuildError> {
     let start = Instant::now();
+    let outputs = &request.recipe.outputs;
+    check_urls(request)?;
     let sandbox = Sandbox::detect(0)?;
     let cache = Cache::of_user()?;
     cache.sweep(&sandbox)?;
@@ -142,13 +166,17 @@ pub fn build(request: &BuildRequest, ui: &Ui) -> Result<Outcome, BuildError> {
     if stop("kernel") {
         return stopped("kernel");
     }
+    let packings = packings_for(outputs);
     // dom0's packages and the guests' know nothing of each other: one core each.
-    let (base, guests) = std::thread::scope(|scope| {
-        let guests = scope.spawn(|| guests::make_guests(&cx, &debs, &tools, &kernel));
-        let base = dom0_tree::base_layer(&cx, &debs, &tools);
-        (base, guests.join())
+    let (bases, guests) = std::thread::scope(|scope| {
+        let guests = scope.spawn(|| match packings[..] {
+            [] => Ok(None),
+            _ => guests::make_guests(&cx, &debs, &tools, &kernel, &packings).map(Some),
+        });
+        let bases = dom0_tree::base_layers(&cx, &debs, &tools, &packings);
+        (bases, guests.join())
     });
-    let base = base?;
+    let bases = bases?;
     if stop("dom0-tree") {
         return stopped("dom0-tree");
     }
@@ -156,44 +184,135 @@ pub fn build(request: &BuildRequest, ui: &Ui) -> Result<Outcome, BuildError> {
     if stop("guests") {
         return stopped("guests");
     }
-    let site = site::site_entries(&cx, &base, &guests)?;
-    let layers = layers::pack_layers(&cx, base, &site, &guests, &tools)?;
+    let mut stacks = Vec::new();
+    if let Some(guests) = &guests {
+        for (base, packing) in bases.into_iter().zip(&packings) {
+            let site = site::site_entries(&cx, &base, guests)?;
+            let layers = layers::pack_layers(&cx, base, &site, guests, &tools, *packing)?;
+            stacks.push((*packing, layers));
+        }
+    }
     if stop("layers") {
         return stopped("layers");
     }
-    let initramfs = initramfs::pack_initramfs(&cx, &debs, &kernel, &tools, request.release)?;
+    let stack = |wanted: Packing| stacks.iter().find(|(packing, _)| *packing == wanted);
+
+    let mut initramfs = None;
+    if outputs.contains(&Output::Iso) {
+        initramfs = Some(initramfs::pack_initramfs(
+            &cx,
+            &debs,
+            &kernel,
+            &tools,
+            request.release,
+        )?);
+    }
+    let net_initramfs = match outputs.contains(&Output::NetIso) {
+        true => {
+            let settings = stream::settings(&cx)?;
+            Some(initramfs::pack_net_initramfs(
+                &cx, &debs, &kernel, &tools, &settings,
+            )?)
+        }
+        false => None,
+    };
     if stop("initramfs") {
         return stopped("initramfs");
     }
-    let menu = boot_menu::make_boot_menu(&cx, &tools, &kernel, &layers, &initramfs)?;
+    let mut menu = None;
+    if let (Some(initramfs), Some((_, layers))) = (&initramfs, stack(Packing::Compressed)) {
+        menu = Some(boot_menu::make_boot_menu(
+            &cx, &tools, &kernel, layers, initramfs,
+        )?);
+    }
+    let net_menu = match &net_initramfs {
+        Some(initramfs) => Some(net::make_net_menu(&cx, &tools, &kernel, initramfs)?),
+        None => None,
+    };
     if stop("boot-menu") {
         return stopped("boot-menu");
     }
-    let parts = medium::Parts {
-        kernel: &kernel,
-        layers: &layers,
-        initramfs: &initramfs,
-        menu: &menu,
+    let summaries = guests.as_ref().map(Guests::summaries).unwrap_or_default();
+    let mut plans = Vec::new();
+    if let (Some(initramfs), Some((_, layers)), Some(menu)) =
+        (&initramfs, stack(Packing::Compressed), &menu)
+    {
+        let parts = medium::Parts {
+            kernel: &kernel,
+            layers,
+            initramfs,
+            menu,
+        };
+        plans.push((medium::plan_medium(&cx, &parts)?, &summaries[..]));
+    }
+    if let (Some(initramfs), Some(menu)) = (&net_initramfs, &net_menu) {
+        let plan = net::plan_net_medium(&cx, &kernel, initramfs, menu)?;
+        plans.push((plan, &[]));
+    }
+    let mut built = Vec::new();
+    for (plan, guests) in plans {
+        built.push(write(&cx, request, plan, &locked, guests, start)?);
+    }
+    let written: Option<Vec<Built>> = built.into_iter().collect();
+    let Some(mut built) = written else {
+        return stopped("medium");
     };
-    if let Some((image, manifest)) = medium::already_there(&cx, &menu.build_id, &request.out_dir) {
-        return Ok(Outcome::Built {
-            image,
-            manifest: Box::new(manifest),
-            unchanged: true,
+    if stop("medium") || stop("manifest") {
+        return stopped(request.until.as_deref().unwrap_or_default());
+    }
+    if let Some((_, layers)) = stack(Packing::Plain) {
+        let contents = store::Contents {
+            layers,
+            kernel: &kernel.key,
+            guests: &summaries,
+        };
+        built.push(store::publish(&cx, request, &contents, &locked, start)?);
+    }
+    Ok(Outcome::Built(built))
+}
+
+/// Writes one medium and its manifest; `None` when `--until medium` keeps it out of its place.
+fn write(
+    cx: &StageCx<'_>,
+    request: &BuildRequest,
+    plan: MediumPlan,
+    locked: &LockedRecipe,
+    guests: &[GuestSummary],
+    start: Instant,
+) -> Result<Option<Built>, BuildError> {
+    if let Some((image, manifest)) = medium::already_there(&plan, &request.out_dir) {
+        return Ok(Some(Built::image(image, &manifest, true)));
+    }
+    let written = medium::write_and_verify(cx, &plan, &request.out_dir)?;
+    if request.until.as_deref() == Some("medium") {
+        return Ok(None);
+    }
+    let (image, manifest) = medium::publish(cx, written, locked, guests, start, &request.out_dir)?;
+    Ok(Some(Built::image(image, &manifest, false)))
+}
+
+/// How the layers are packed for `outputs`; not at all for a net ISO alone.
+fn packings_for(outputs: &[Output]) -> Vec<Packing> {
+    [
+        (Output::Iso, Packing::Compressed),
+        (Output::Store, Packing::Plain),
+    ]
+    .into_iter()
+    .filter(|(output, _)| outputs.contains(output))
+    .map(|(_, packing)| packing)
+    .collect()
+}
+
+/// A net ISO without a store would boot to its failure screen. The recipe was checked, but the command line may have
+/// named other outputs.
+fn check_urls(request: &BuildRequest) -> Result<(), BuildError> {
+    let recipe = &request.recipe;
+    if recipe.outputs.contains(&Output::NetIso) && recipe.stream.urls.is_empty() {
+        return Err(BuildError::NoStreamUrl {
+            output: Output::NetIso.as_str(),
         });
     }
-    let plan = medium::plan_medium(&cx, &parts)?;
-    let written = medium::write_and_verify(&cx, &plan, &request.out_dir)?;
-    if stop("medium") {
-        return stopped("medium");
-    }
-    let (image, manifest) =
-        medium::publish(&cx, written, &locked, &guests, start, &request.out_dir)?;
-    Ok(Outcome::Built {
-        image,
-        manifest: Box::new(manifest),
-        unchanged: false,
-    })
+    Ok(())
 }
 
 /// The tools alone, as locked for `request`.

@@ -66,6 +66,7 @@ fn decoder_and_schema_know_the_same_keys() {
         ("debian", "/$defs/Debian/properties"),
         ("xen", "/$defs/Xen/properties"),
         ("layers", "/$defs/Layers/properties"),
+        ("stream", "/$defs/Stream/properties"),
     ];
     for (table, pointer) in tables {
         let header = if table.is_empty() {
@@ -97,6 +98,7 @@ fn schema_and_validation_agree_on_values() {
     let validator = jsonschema::validator_for(&schema()).unwrap();
     let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA me";
     let long = "a".repeat(41);
+    let public_key = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
     let samples = [
         (
             "/name",
@@ -132,8 +134,8 @@ fn schema_and_validation_agree_on_values() {
         ),
         (
             "/outputs",
-            vec![json!(["iso"])],
-            vec![json!([]), json!(["raw"])],
+            vec![json!(["iso"]), json!(["iso", "store"])],
+            vec![json!([]), json!(["raw"]), json!(["store", "store"])],
         ),
         (
             "/guests",
@@ -207,6 +209,39 @@ fn schema_and_validation_agree_on_values() {
             vec![json!(1), json!(22)],
             vec![json!(0), json!(23), json!(1.5)],
         ),
+        (
+            "/stream/urls",
+            vec![
+                json!([
+                    "https://a.example/store",
+                    "http://[2001:db8::1]:8000/?a=b&c"
+                ]),
+                json!([]),
+            ],
+            vec![
+                json!(["ftp://a"]),
+                json!(["http://a", "http://a"]),
+                json!(["http://a b"]),
+                json!(["http://a/$x"]),
+                json!(["http://a/{x}"]),
+                json!(["http://"]),
+                json!([format!("http://{}", "a".repeat(257))]),
+            ],
+        ),
+        (
+            "/stream/public-keys",
+            vec![json!([public_key])],
+            vec![
+                json!(["RWshort"]),
+                json!([public_key, public_key]),
+                json!(public_key),
+            ],
+        ),
+        (
+            "/stream/profile",
+            vec![json!("ready"), json!("none")],
+            vec![json!(""), json!("A"), json!("a b")],
+        ),
     ];
     for (pointer, good, bad) in samples {
         let good = good.into_iter().map(|value| (value, true));
@@ -217,6 +252,7 @@ fn schema_and_validation_agree_on_values() {
                          "user": {"name": "jo", "password": "x", "ssh-keys": []}},
                 "debian": {"suite": "trixie", "mirror": "http://m/", "components": ["main"]},
                 "xen": {"options": []}, "layers": {"release-level": 5},
+                "stream": {"urls": ["http://a/"], "public-keys": [], "profile": "ready"},
             });
             *recipe.pointer_mut(pointer).unwrap() = value.clone();
             let text = toml::to_string(&recipe).unwrap();
@@ -249,6 +285,10 @@ fn a_digest_knows_what_is_said_not_how() {
         b.digest(),
         "layout, defaults and mirrors do not count"
     );
+    let d =
+        "name = \"x\"\ntitle = \"X\"\noutputs = [\"net-iso\"]\n[stream]\nurls = [\"http://m/\"]\n";
+    let d = parse("d", d, None).unwrap();
+    assert_eq!(a.digest(), d.digest(), "nor do other outputs");
     let c = parse("c", "name = \"x\"\ntitle = \"Y\"\n", None).unwrap();
     assert_ne!(a.digest(), c.digest());
     // All that is derived from the digest (GUIDs, serial numbers, salts) changes with it: say so in the changelog.

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 const HEAD: &str = "name = \"my\"\ntitle = \"My\"\n";
 const HINT: &str =
     "hint: every key is explained in `builder/docs/recipe.md` and by `gasthaus schema`\n";
-const TOP_KEYS: &str = "`debian`, `dom0`, `flavours`, `guests`, `layers`, `name`, `outputs`, `timeout-secs`, `title`, `xen`";
+const TOP_KEYS: &str = "`debian`, `dom0`, `flavours`, `guests`, `layers`, `name`, `outputs`, `stream`, `timeout-secs`, `title`, `xen`";
 
 /// Exit code, stdout and stderr of `gasthaus check`.
 fn check(dir: &Path, recipe: &str) -> (Option<i32>, String, String) {

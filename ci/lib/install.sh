@@ -8,14 +8,15 @@ PATH=$PATH:/usr/sbin:/sbin
 # own cannot read zstd is common still.
 needed="qemu-img:qemu-utils xorriso:xorriso isoinfo:genisoimage sgdisk:gdisk fsck.vfat:dosfstools mcopy:mtools
   e2fsck:e2fsprogs cpio:cpio diffoscope:diffoscope-minimal newuidmap:uidmap unshare:util-linux setpriv:util-linux
-  timeout:coreutils cc:gcc nginx:nginx-light"
+  timeout:coreutils cc:gcc nginx:nginx-light minisign:minisign mkfs.erofs:erofs-utils zstd:zstd"
 qemu_least=8 # older ones end a nested Xen with faults of their own (their SMAP is broken)
 
 missing=()
 for pair in $needed; do
   command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 done
-qemu_has=$(qemu-system-x86_64 --version 2>/dev/null | sed -n '1s/.*version \([0-9]*\).*/\1/p')
+# `|| true`: with pipefail a missing QEMU would end this script without a word, which is there to install it.
+qemu_has=$({ qemu-system-x86_64 --version 2>/dev/null || true; } | sed -n '1s/.*version \([0-9]*\).*/\1/p')
 [ "${qemu_has:-0}" -ge $qemu_least ] || missing+=(qemu-system-x86 qemu-utils)
 [ -e /usr/share/OVMF/OVMF_CODE_4M.fd ] || [ -d /usr/share/edk2 ] || missing+=(ovmf)
 

@@ -1,18 +1,18 @@
-//! Prints the module files a list means for one kernel, and their bytes: `choose-modules FOLDER [full|guest]`, where
+//! Prints the module files a list means for one kernel, and their bytes: `choose-modules FOLDER [full|net|guest]`, where
 //! FOLDER is `/lib/modules/<version>` with depmod's text files in it.
 use fuse_rootfs::boot::modules::index::ModuleIndex;
-use fuse_rootfs::module_set::{FULL, GUEST, needed_modules, select};
+use fuse_rootfs::module_set::{FULL, GUEST, NET, needed_modules, select};
 use std::path::Path;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
     let dir = args
         .next()
-        .ok_or("usage: choose-modules FOLDER [full|guest]")?;
-    let list = if args.next().as_deref() == Some("guest") {
-        GUEST
-    } else {
-        FULL
+        .ok_or("usage: choose-modules FOLDER [full|net|guest]")?;
+    let list = match args.next().as_deref() {
+        Some("guest") => GUEST,
+        Some("net") => NET,
+        _ => FULL,
     };
     let read = |name: &str| std::fs::read_to_string(Path::new(&dir).join(name));
     let (dep, alias, soft, builtin) = (

@@ -46,7 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         images: images.into_iter().collect::<Result<_, _>>()?,
         system: Name::new("bench")?,
         system_label: None,
-        version: Name::new("1")?,
+        version: Some(Name::new("1")?),
         label: Label::default(),
         created_secs: 1,
         signed_secs: 1,

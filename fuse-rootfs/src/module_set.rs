@@ -16,10 +16,14 @@ use std::collections::BTreeSet;
 
 /// Modules of the full ISO's initramfs: everything that may lie between the kernel and the medium.
 pub const FULL: &str = include_str!("../initramfs-modules.txt");
+/// Modules of the net ISO's initramfs: everything that may lie between the kernel and a web server.
+pub const NET: &str = include_str!("../initramfs-modules-net.txt");
 /// Modules of the initramfs of guest domains.
 pub const GUEST: &str = include_str!("../initramfs-modules-guest.txt");
 /// `/etc/gasthaus/modules` for the full ISO: always loaded, needed in every boot.
 pub const ALWAYS_FULL: &str = "erofs\noverlay\nisofs\n";
+/// `/etc/gasthaus/modules` for the net ISO.
+pub const ALWAYS_NET: &str = "fuse\nerofs\noverlay\n";
 /// `/etc/gasthaus/modules` for guest domains.
 pub const ALWAYS_GUEST: &str = "ext4\n";
 
@@ -155,7 +159,7 @@ mod tests {
 
     #[test]
     fn shipped_lists_are_sound() {
-        for text in [FULL, GUEST] {
+        for text in [FULL, NET, GUEST] {
             let rules = needed_modules(text).unwrap();
             assert!(rules.len() > 5);
             let names: Vec<_> = rules.iter().map(|rule| format!("{rule:?}")).collect();

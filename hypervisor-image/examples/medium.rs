@@ -54,6 +54,7 @@ fn write(dir: &Path, out: &str, boot: &[&str]) -> Result<(), Box<dyn Error>> {
                     bytes: fs::read(loader)?,
                 }];
                 let esp = build_esp(&EspSpec {
+                    smallest: false,
                     files,
                     volume_id: 1,
                     label: "ESP".into(),

@@ -1,6 +1,6 @@
 //! Builds the FAT image of an EFI system partition, sized to fit its files.
 //!
-//! In: paths and bytes. Out: a FAT16 image whose length is a multiple of 2 KiB (an ISO block). Equal inputs give equal
+//! In: paths and bytes. Out: a FAT16 image, or where every byte counts a FAT12, whose length is a multiple of 2 KiB (an ISO block). Equal inputs give equal
 //! bytes: the volume id is the caller's and all dates are 1980-01-01, the first FAT knows. The `fatfs` crate writes; it
 //! puts long-name slots before `.` and `..`, which no other implementation does and `fsck.vfat` reports, so these are
 //! taken out afterwards.
@@ -15,6 +15,10 @@ use crate::fat::{ENTRY_BYTES, FatError, Geometry, list_fat};
 const SECTOR_BYTES: u64 = 512;
 /// A FAT16 has at least 4085 clusters; some more, since implementations disagree about the border by a few.
 const MIN_CLUSTERS: u64 = 4100;
+/// A FAT12 has at most 4084; some fewer, likewise.
+const MAX_CLUSTERS_12: u64 = 4000;
+/// Folders of small ESPs have few entries; each takes 32 bytes whether it is used or not.
+const ROOT_ENTRIES_12: u16 = 64;
 /// ... and fewer than 65525.
 const MAX_CLUSTERS: u64 = 65_000;
 const ROOT_ENTRIES: u16 = 512;
@@ -37,6 +41,9 @@ pub struct EspSpec {
     pub files: Vec<EspFile>,
     /// The serial number of the file system; derive it from the build's inputs.
     pub volume_id: u32,
+    /// FAT12 if everything fits: saves up to 2 MB. UEFI 2.10 §13.3.1.1 wants FAT32 on fixed media, and FAT12 and FAT16 on
+    /// removable ones; firmware reads all three.
+    pub smallest: bool,
     /// Volume label: up to 11 of A-Z, 0-9, `_`, `-` and space.
     pub label: String,
 }
@@ -105,12 +112,17 @@ pub fn build_esp(spec: &EspSpec) -> Result<Vec<u8>, EspError> {
         return Err(EspError::TooLarge { total_bytes });
     }
     let folders = folders(&files);
-    let (cluster_bytes, image_bytes) = size(&files, &folders);
+    let Size {
+        fat_type,
+        root_entries,
+        cluster_bytes,
+        image_bytes,
+    } = size(&files, &folders, spec.smallest);
     let mut image = Cursor::new(vec![0u8; image_bytes as usize]);
     let options = FormatVolumeOptions::new()
-        .fat_type(FatType::Fat16)
+        .fat_type(fat_type)
         .bytes_per_cluster(cluster_bytes as u32)
-        .max_root_dir_entries(ROOT_ENTRIES)
+        .max_root_dir_entries(root_entries)
         .volume_id(spec.volume_id)
         .volume_label(label);
     let write = |what: &str| {
@@ -196,8 +208,16 @@ fn folders(files: &BTreeMap<&str, &[u8]>) -> Vec<String> {
     folders
 }
 
-/// Bytes per cluster, and bytes of the image: the smallest clusters with which everything fits a FAT16.
-fn size(files: &BTreeMap<&str, &[u8]>, folders: &[String]) -> (u64, u64) {
+/// The shape of the file system.
+struct Size {
+    fat_type: FatType,
+    root_entries: u16,
+    cluster_bytes: u64,
+    image_bytes: u64,
+}
+
+/// The smallest clusters with which everything fits a FAT16, or, if `smallest`, a FAT12 where one is enough.
+fn size(files: &BTreeMap<&str, &[u8]>, folders: &[String], smallest: bool) -> Size {
     // 13 characters a slot, one slot for the short name, `.` and `..`: an upper bound for each folder's entries.
     let slots: u64 = files
         .keys()
@@ -213,16 +233,26 @@ fn size(files: &BTreeMap<&str, &[u8]>, folders: &[String]) -> (u64, u64) {
             .map(|b| (b.len() as u64).div_ceil(cluster))
             .sum();
         let dirs = folders.len() as u64 + (slots * ENTRY_BYTES as u64).div_ceil(cluster);
-        let clusters = (data + dirs + 8).max(MIN_CLUSTERS);
+        let is_12 = smallest && data + dirs + 8 <= MAX_CLUSTERS_12;
+        let least = if is_12 { 0 } else { MIN_CLUSTERS };
+        let (fat_type, root_entries) = if is_12 {
+            (FatType::Fat12, ROOT_ENTRIES_12)
+        } else {
+            (FatType::Fat16, ROOT_ENTRIES)
+        };
+        let clusters = (data + dirs + 8).max(least);
         if clusters > MAX_CLUSTERS && sectors < 64 {
             continue;
         }
         let fat = ((clusters + 2) * 2).div_ceil(SECTOR_BYTES) + 1;
-        let overhead = 8 + 2 * fat + u64::from(ROOT_ENTRIES) * ENTRY_BYTES as u64 / SECTOR_BYTES;
-        return (
-            cluster,
-            ((clusters * sectors + overhead) * SECTOR_BYTES).next_multiple_of(2048),
-        );
+        // Two bytes an entry are right for FAT16 and ample for FAT12.
+        let overhead = 8 + 2 * fat + u64::from(root_entries) * ENTRY_BYTES as u64 / SECTOR_BYTES;
+        return Size {
+            fat_type,
+            root_entries,
+            cluster_bytes: cluster,
+            image_bytes: ((clusters * sectors + overhead) * SECTOR_BYTES).next_multiple_of(2048),
+        };
     }
     unreachable!("the last cluster size is always taken")
 }
@@ -275,6 +305,7 @@ mod tests {
             })
             .collect();
         EspSpec {
+            smallest: false,
             files,
             volume_id: 0xCAFE_F00D,
             label: "GASTHAUS".into(),
@@ -337,12 +368,43 @@ mod tests {
         );
         for bad in ["", "lower", "TWELVE CHARS"] {
             let spec = EspSpec {
+                smallest: false,
                 label: bad.into(),
                 ..spec(&[])
             };
             assert!(
                 matches!(build_esp(&spec), Err(EspError::Label { .. })),
                 "{bad:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_smallest_is_a_fat12() {
+        let spec = |bytes: usize, smallest| EspSpec {
+            smallest,
+            files: vec![EspFile {
+                path: "/EFI/BOOT/BOOTX64.EFI".into(),
+                bytes: vec![7; bytes],
+            }],
+            volume_id: 1,
+            label: "GASTHAUS".into(),
+        };
+        for (bytes, smallest, bits, most) in [
+            (600_000, true, 12, 640_000),
+            (600_000, false, 16, 2_300_000),
+            (3_000_000, true, 16, 3_100_000),
+            (9_000_000, true, 16, 9_200_000),
+        ] {
+            let image = build_esp(&spec(bytes, smallest)).unwrap();
+            assert!(image.len() < most, "{bytes}: {}", image.len());
+            let total = image.len() as u64;
+            let listing = list_fat(&mut Cursor::new(&image), 0, total).unwrap();
+            assert_eq!(listing.fat_bits, bits, "{bytes}");
+            let file = listing.entries.iter().find(|e| !e.is_dir).unwrap();
+            assert_eq!(
+                (file.path.as_str(), file.bytes),
+                ("/EFI/BOOT/BOOTX64.EFI", bytes as u64)
             );
         }
     }

@@ -371,6 +371,7 @@ mod tests {
             file("/a long name.configuration", 0),
         ];
         build_esp(&EspSpec {
+            smallest: false,
             files,
             volume_id: 0x1234_5678,
             label: "ESP".into(),

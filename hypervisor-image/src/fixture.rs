@@ -63,6 +63,7 @@ pub fn spec(mut files: Vec<MediumFile>) -> MediumSpec {
         bytes: noise(9000, 3),
     };
     let esp = EspSpec {
+        smallest: false,
         files: vec![loader],
         volume_id: 0x1234_5678,
         label: "GASTHAUS".into(),

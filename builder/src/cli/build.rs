@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::ui::human_bytes;
-use super::{CliResult, Context, output};
+use super::{CliResult, Context, Explain, output};
 use crate::error::BuildError;
 use crate::pipeline::{self, BuildRequest, Outcome, STAGES};
+use crate::recipe::Output;
 use crate::recipe_file::RecipeFile;
 
 /// Build a bootable image from a recipe
@@ -25,6 +25,14 @@ pub struct Args {
     /// Pack small instead of fast
     #[arg(long)]
     release: bool,
+
+    /// What to write, instead of the recipe's `outputs`; repeatable
+    #[arg(long, value_name = "OUTPUT", value_parser = clap::builder::PossibleValuesParser::new(Output::words()))]
+    output: Vec<String>,
+
+    /// Where the store will be, instead of the recipe's `stream.urls`; repeat it for mirrors
+    #[arg(long, value_name = "URL")]
+    url: Vec<String>,
 
     #[command(flatten)]
     common: Common,
@@ -47,16 +55,21 @@ pub struct Common {
 }
 
 impl Common {
+    /// Threads to use.
+    pub(super) fn threads(&self) -> usize {
+        self.jobs.map_or_else(
+            || std::thread::available_parallelism().map_or(1, usize::from),
+            usize::from,
+        )
+    }
+
     /// A request for `recipe`, an embedded name or a file.
     ///
     /// # Errors
     /// If the recipe is unknown or has mistakes.
     pub(super) fn request(&self, recipe: Option<&str>) -> Result<BuildRequest, super::Failure> {
         let file = RecipeFile::load(recipe, None)?;
-        let jobs = self.jobs.map_or_else(
-            || std::thread::available_parallelism().map_or(1, usize::from),
-            usize::from,
-        );
+        let jobs = self.threads();
         Ok(BuildRequest {
             lock_path: pipeline::lock_path_for(file.dir.as_deref()),
             recipe_dir: file.dir.clone().unwrap_or_default(),
@@ -76,23 +89,59 @@ pub(super) fn run(args: &Args, cx: &Context) -> CliResult {
     request.out_dir = args.out.clone();
     request.until = args.until.clone();
     request.release = args.release;
+    override_recipe(&mut request, args)?;
     let outcome = pipeline::build(&request, &cx.ui).map_err(|error: BuildError| error)?;
     match outcome {
         Outcome::Stopped { after } => cx.ui.line(&format!("stopped after `{after}`")),
-        Outcome::Built {
-            image,
-            manifest,
-            unchanged,
-        } => {
-            let how = if unchanged { "unchanged" } else { "built" };
-            cx.ui.line(&format!(
-                "{how}: {} in {:.1} s, build {}",
-                human_bytes(manifest.image.bytes),
-                manifest.run.seconds,
-                manifest.build_id
-            ));
-            output::print(&format!("{}\n", image.display()))?;
+        Outcome::Built(all) => {
+            for built in all {
+                cx.ui.line(&built.said);
+                output::print(&format!("{}\n", built.path.display()))?;
+            }
         }
     }
     Ok(())
+}
+
+/// Outputs and URLs of the command line take the place of the recipe's, and are held to the same rules.
+fn override_recipe(request: &mut BuildRequest, args: &Args) -> Result<(), super::Failure> {
+    let recipe = &mut request.recipe;
+    if !args.output.is_empty() {
+        recipe.outputs.clear();
+        for output in args
+            .output
+            .iter()
+            .filter_map(|word| Output::from_word(word))
+        {
+            if !recipe.outputs.contains(&output) {
+                recipe.outputs.push(output);
+            }
+        }
+    }
+    if !args.url.is_empty() {
+        recipe.stream.urls.clone_from(&args.url);
+    }
+    let wrong = recipe.validate();
+    match wrong.into_iter().find(|v| v.key.starts_with("stream.urls")) {
+        Some(violation) => Err(BadUrl {
+            found: violation.found,
+            allowed: violation.allowed,
+        }
+        .into()),
+        None => Ok(()),
+    }
+}
+
+/// A URL that cannot stand in a boot menu.
+#[derive(Debug, thiserror::Error)]
+#[error("`--url` is {found}; allowed: {allowed}")]
+struct BadUrl {
+    found: String,
+    allowed: String,
+}
+
+impl Explain for BadUrl {
+    fn is_usage(&self) -> bool {
+        true
+    }
 }

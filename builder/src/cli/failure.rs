@@ -52,6 +52,8 @@ macro_rules! explain {
 }
 explain!(
     crate::error::BuildError,
+    fuse_rootfs::publish::KeyError,
+    fuse_rootfs::publish::PublishError,
     crate::recipe_file::RecipeError,
     crate::qemu::QemuError,
     crate::serve::ServeError

@@ -8,14 +8,17 @@ pub mod failure;
 mod image_file;
 pub mod init;
 pub mod inspect;
+pub mod key;
 pub mod lock;
 pub mod man;
 pub mod mount;
 pub mod output;
 pub mod plan;
+pub mod publish;
 pub mod run;
 pub mod schema;
 pub mod serve;
+pub mod store;
 pub mod tools;
 pub mod ui;
 pub mod verify;
@@ -75,6 +78,9 @@ enum Command {
     Verify(verify::Args),
     Serve(serve::Args),
     Mount(mount::Args),
+    Publish(publish::Args),
+    Store(store::Args),
+    Key(key::Args),
     Clean(clean::Args),
     Tools(tools::Args),
     Schema(schema::Args),
@@ -113,6 +119,9 @@ impl Cli {
             Command::Verify(args) => verify::run(&args, &cx),
             Command::Serve(args) => serve::run(&args, &cx),
             Command::Mount(args) => mount::run(&args, &cx),
+            Command::Publish(args) => publish::run(&args, &cx),
+            Command::Store(args) => store::run(&args, &cx),
+            Command::Key(args) => key::run(&args, &cx),
             Command::Clean(args) => clean::run(&args, &cx),
             Command::Tools(args) => tools::run(&args, &cx),
             Command::Schema(args) => schema::run(&args, &cx),

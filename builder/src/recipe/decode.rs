@@ -12,8 +12,8 @@ use toml::de::{DeTable, DeValue};
 use super::notes::{Lines, Notes};
 use super::problem::{Fault, Problems, excerpt, excerpt_key, list, nearest};
 use super::types::{
-    Debian, Dom0, Layers, Recipe, Reference, User, Word, Xen, default_flavours, default_outputs,
-    default_timeout_secs,
+    Debian, Dom0, Layers, Recipe, Reference, Stream, User, Word, Xen, default_flavours,
+    default_outputs, default_timeout_secs,
 };
 
 /// A longer recipe is refused unread.
@@ -119,6 +119,7 @@ fn recipe(mut root: Section<'_, '_>) -> Recipe {
                 section.finish();
                 layers
             }),
+        stream: root.section("stream").map_or_else(Stream::default, stream),
     };
     root.finish();
     recipe
@@ -146,6 +147,21 @@ fn dom0(mut section: Section<'_, '_>) -> Dom0 {
     };
     section.finish();
     dom0
+}
+
+fn stream(mut section: Section<'_, '_>) -> Stream {
+    let default = Stream::default();
+    let stream = Stream {
+        urls: section.texts("urls").unwrap_or_default(),
+        public_keys: section.texts("public-keys").unwrap_or_default(),
+        secret_key: section.text("secret-key").unwrap_or(default.secret_key),
+        profile: section.text("profile").unwrap_or(default.profile),
+        compression_level: section
+            .number("compression-level", 1, 22)
+            .unwrap_or(default.compression_level),
+    };
+    section.finish();
+    stream
 }
 
 fn debian(mut section: Section<'_, '_>) -> Debian {

@@ -64,6 +64,29 @@ pub(super) fn is_url(text: &str) -> bool {
     })
 }
 
+/// A URL that can stand on a kernel command line and in GRUB's script: no quotes, braces, dollar signs or backslashes.
+pub(super) fn is_stream_url(text: &str) -> bool {
+    let rest = text
+        .strip_prefix("http://")
+        .or_else(|| text.strip_prefix("https://"));
+    rest.is_some_and(|rest| {
+        rest.len() <= 256
+            && rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '[')
+            && rest
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "._~:/?#[]@!&()*+,;=%-".contains(c))
+    })
+}
+
+/// A minisign public key: base64 of `Ed`, 8 bytes of key id, 32 of key.
+pub(super) fn is_public_key(text: &str) -> bool {
+    text.len() == 56
+        && text.starts_with("RW")
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'+' || b == b'/')
+}
+
 pub(super) fn is_crypt_hash(text: &str) -> bool {
     let mut parts = text.split('$');
     parts.next() == Some("")

@@ -55,6 +55,10 @@ pub struct Recipe {
     /// How the read-only layers are packed.
     #[serde(default)]
     pub layers: Layers,
+
+    /// Streaming: where the store will be, and who signs it.
+    #[serde(default)]
+    pub stream: Stream,
 }
 
 /// The first system, which runs the guests.
@@ -161,6 +165,31 @@ pub struct Layers {
     pub release_level: u32,
 }
 
+/// Streaming: where the store will be, and who signs it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Stream {
+    /// Base URLs of the store's mirrors, the usual one first. A net ISO needs at least one.
+    #[schemars(length(max = 16), inner(regex(pattern = r"^https?://[A-Za-z0-9\[][A-Za-z0-9._~:/?#\[\]@!&()*+,;=%-]{0,255}$")), extend("uniqueItems" = true))]
+    pub urls: Vec<String>,
+
+    /// Public keys (minisign) a net ISO trusts; the one of `secret-key` if none is given.
+    #[schemars(length(max = 16), inner(regex(pattern = r"^RW[A-Za-z0-9+/]{54}$")), extend("uniqueItems" = true))]
+    pub public_keys: Vec<String>,
+
+    /// File with the secret key (minisign) that signs the store, relative to the recipe; made if it is not there.
+    #[schemars(length(min = 1, max = 4096))]
+    pub secret_key: String,
+
+    /// The bundle a net ISO fetches ahead, or `none`.
+    #[schemars(regex(pattern = r"^[a-z0-9][a-z0-9-]{0,39}$"))]
+    pub profile: String,
+
+    /// zstd level of the store's chunks.
+    #[schemars(range(min = 1, max = 22))]
+    pub compression_level: u32,
+}
+
 /// A system the boot menu offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -177,6 +206,10 @@ pub enum Flavour {
 pub enum Output {
     /// A hybrid ISO, for discs and USB sticks, BIOS and UEFI.
     Iso,
+    /// A small hybrid ISO that streams the same system from a store.
+    NetIso,
+    /// The store: a folder for any web server.
+    Store,
 }
 
 /// A Debian release.
@@ -221,7 +254,11 @@ impl Word for Flavour {
     const ALL: &'static [(&'static str, Self)] = &[("xen", Self::Xen), ("plain", Self::Plain)];
 }
 impl Word for Output {
-    const ALL: &'static [(&'static str, Self)] = &[("iso", Self::Iso)];
+    const ALL: &'static [(&'static str, Self)] = &[
+        ("iso", Self::Iso),
+        ("net-iso", Self::NetIso),
+        ("store", Self::Store),
+    ];
 }
 impl Word for Suite {
     const ALL: &'static [(&'static str, Self)] = &[("trixie", Self::Trixie)];
@@ -252,6 +289,19 @@ macro_rules! words {
     )*};
 }
 words!(Flavour, Output, Suite, Component);
+
+impl Output {
+    /// Every word, for the command line.
+    pub fn words() -> Vec<&'static str> {
+        Self::ALL.iter().map(|(word, _)| *word).collect()
+    }
+
+    /// The output a word names.
+    pub fn from_word(word: &str) -> Option<Self> {
+        let found = Self::ALL.iter().find(|(known, _)| *known == word)?;
+        Some(found.1)
+    }
+}
 
 impl Reference {
     /// Reads a reference: with a `/` it is a path, else a name.
@@ -327,6 +377,18 @@ impl Default for Debian {
     }
 }
 
+impl Default for Stream {
+    fn default() -> Self {
+        Self {
+            urls: Vec::new(),
+            public_keys: Vec::new(),
+            secret_key: "gasthaus.key".into(),
+            profile: "ready".into(),
+            compression_level: 19,
+        }
+    }
+}
+
 impl Default for Layers {
     fn default() -> Self {
         Self {
@@ -340,14 +402,19 @@ impl Recipe {
     /// SHA-256 over what the recipe says, whatever its layout, comments and key order: equal recipes, equal digest.
     ///
     /// Hashed is `gasthaus-recipe-1\n` and the recipe as JSON with sorted keys, no blanks, defaults filled in. Mirrors
-    /// are left out: where bytes come from does not change them.
+    /// are left out: where bytes come from does not change them. Nor do other outputs than the ISO and what only they
+    /// read, `stream`: `outputs` always counts as `["iso"]`.
     pub fn digest(&self) -> [u8; 32] {
         let mut without_mirrors = self.clone();
         without_mirrors.debian.mirror = None;
         without_mirrors.debian.security_mirror = None;
         // Plain strings, numbers and lists always serialize; `Value` sorts the keys.
-        let json =
+        without_mirrors.outputs = default_outputs();
+        let mut json =
             serde_json::to_value(&without_mirrors).expect("a recipe has no values JSON lacks");
+        if let Some(keys) = json.as_object_mut() {
+            keys.remove("stream");
+        }
         let mut hash = Sha256::new();
         hash.update(b"gasthaus-recipe-1\n");
         hash.update(json.to_string().as_bytes());

@@ -5,14 +5,17 @@ use std::collections::BTreeSet;
 use super::decode::Names;
 use super::problem::{excerpt, list, nearest};
 use super::shape::{
-    is_crypt_hash, is_label, is_locale, is_name, is_option, is_package, is_reference_name,
-    is_title, is_url,
+    is_crypt_hash, is_label, is_locale, is_name, is_option, is_package, is_public_key,
+    is_reference_name, is_stream_url, is_title, is_url,
 };
-use super::types::{Recipe, Reference, User};
+use super::types::{Output, Recipe, Reference, User};
 
 /// Most elements of an ordinary list, and of a list of packages.
 const MAX_ITEMS: usize = 64;
 const MAX_PACKAGES: usize = 4096;
+
+/// Most mirrors and keys, as many as `gasthaus-live` takes.
+const MAX_STREAM_ITEMS: usize = 16;
 
 /// Accounts that Debian's `base-passwd` owns.
 const SYSTEM_USERS: [&str; 20] = [
@@ -83,10 +86,12 @@ impl Recipe {
         check.options("xen.options", &self.xen.options);
         self.validate_dom0(&mut check);
         self.validate_debian(&mut check);
+        self.validate_stream(&mut check);
         let layers = &self.layers;
         for (key, level) in [
             ("layers.compression-level", layers.compression_level),
             ("layers.release-level", layers.release_level),
+            ("stream.compression-level", self.stream.compression_level),
         ] {
             if !(1..=22).contains(&level) {
                 check.note(key, format!("`{level}`"), "an integer from 1 to 22");
@@ -166,6 +171,50 @@ impl Recipe {
         }
         if let Some(user) = &dom0.user {
             validate_user(user, check);
+        }
+    }
+
+    fn validate_stream(&self, check: &mut Check) {
+        let stream = &self.stream;
+        let url =
+            "`http://…` or `https://…` of at most 256 letters, digits and `._~:/?#[]@!&()*+,;=%-`";
+        check.at_most("stream.urls", stream.urls.len(), MAX_STREAM_ITEMS);
+        check.unique("stream.urls", stream.urls.iter().map(String::as_str));
+        check.each("stream.urls", &stream.urls, is_stream_url, url);
+        let key = "a minisign public key, 56 characters that begin with `RW`";
+        check.at_most(
+            "stream.public-keys",
+            stream.public_keys.len(),
+            MAX_STREAM_ITEMS,
+        );
+        check.unique(
+            "stream.public-keys",
+            stream.public_keys.iter().map(String::as_str),
+        );
+        check.each(
+            "stream.public-keys",
+            &stream.public_keys,
+            is_public_key,
+            key,
+        );
+        check.that(
+            "stream.secret-key",
+            &stream.secret_key,
+            |path| (1..=4096).contains(&path.len()) && !path.chars().any(char::is_control),
+            "the path of a file",
+        );
+        check.that(
+            "stream.profile",
+            &stream.profile,
+            is_reference_name,
+            "a name (`a`-`z`, `0`-`9` and `-`, at most 40 characters), or `none`",
+        );
+        if self.outputs.contains(&Output::NetIso) && stream.urls.is_empty() {
+            check.note(
+                "outputs",
+                format!("`{}` without a store", Output::NetIso),
+                "with a URL in `stream.urls`",
+            );
         }
     }
 

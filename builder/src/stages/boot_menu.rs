@@ -37,6 +37,8 @@ pub struct BootMenu {
     pub hybrid_mbr: Vec<u8>,
     /// The EFI system partition.
     pub esp_image: Vec<u8>,
+    /// The loader in it.
+    pub efi_loader: Vec<u8>,
 }
 
 /// GRUB's indexes of commands and dependencies; not every platform has each.
@@ -49,6 +51,8 @@ const LISTS: [&str; 7] = [
     "parttool.lst",
     "terminal.lst",
 ];
+/// Templates that are embedded elsewhere, or of other media.
+const NOT_ON_THE_MEDIUM: [&str; 2] = ["early.cfg.template", "net.cfg.template"];
 /// The two places GRUB runs in.
 const PLATFORMS: [(&str, &str); 2] = [
     ("i386-pc", "i386-pc-eltorito"),
@@ -94,47 +98,66 @@ pub fn make_boot_menu(
                 files.insert(to.clone(), read(&tools.file(from.trim_start_matches('/')))?);
             }
         }
-        let early = render("early.cfg.template", &variables)?;
-        let scratch = cx.cache.scratch("grub", cx.sandbox)?;
-        let config = scratch.path().join("early.cfg");
-        fs::write(&config, early).map_err(BuildError::io("write", &config))?;
-        let mut cores = Vec::new();
-        for (platform, format) in PLATFORMS {
-            let out = scratch.path().join(format);
-            tools
-                .run("grub-mkimage")?
-                .args(["-O", format, "-p", "/boot/grub", "-d"])
-                .arg(tools.file(&format!("usr/lib/grub/{platform}")))
-                .arg("-c")
-                .arg(&config)
-                .arg("-o")
-                .arg(&out)
-                .args(&modules.platform(platform)?.core)
-                .output()?;
-            cores.push(read(&out)?);
-        }
-        let efi = cores.pop().unwrap_or_default();
-        let bios_image = cores.pop().unwrap_or_default();
-        let esp_image = build_esp(&EspSpec {
-            files: vec![EspFile {
-                path: "/EFI/BOOT/BOOTX64.EFI".into(),
-                bytes: efi.clone(),
-            }],
-            volume_id: u32::from_str_radix(&build_id[..8], 16).unwrap_or_default(),
-            label: "GASTHAUS".into(),
-        })?;
-        files.insert("EFI/BOOT/BOOTX64.EFI".into(), efi);
-        let hybrid_mbr = read(&tools.file("usr/lib/grub/i386-pc/boot_hybrid.img"))?;
-        Ok((
-            BootMenu {
-                build_id: build_id.clone(),
-                files,
-                bios_image,
-                hybrid_mbr,
-                esp_image,
-            },
-            false,
-        ))
+        let mut menu = make_loaders(cx, tools, &modules, &build_id, &variables, files, "")?;
+        // For firmware that looks into the ISO's own file system.
+        menu.files
+            .insert("EFI/BOOT/BOOTX64.EFI".into(), menu.efi_loader.clone());
+        Ok((menu, false))
+    })
+}
+
+/// The loaders for BIOS and UEFI, with the modules of `<prefix><platform>`, beside the menu's files.
+///
+/// # Errors
+/// If GRUB's tools fail.
+pub fn make_loaders(
+    cx: &StageCx<'_>,
+    tools: &Tools,
+    modules: &GrubModules,
+    build_id: &str,
+    variables: &BTreeMap<String, String>,
+    files: BTreeMap<String, Vec<u8>>,
+    prefix: &str,
+) -> Result<BootMenu, BuildError> {
+    let early = render("early.cfg.template", variables)?;
+    let scratch = cx.cache.scratch("grub", cx.sandbox)?;
+    let config = scratch.path().join("early.cfg");
+    fs::write(&config, early).map_err(BuildError::io("write", &config))?;
+    let mut cores = Vec::new();
+    for (platform, format) in PLATFORMS {
+        let out = scratch.path().join(format);
+        let listed = modules.platform(&format!("{prefix}{platform}"))?;
+        tools
+            .run("grub-mkimage")?
+            .args(["-O", format, "-p", "/boot/grub", "-d"])
+            .arg(tools.file(&format!("usr/lib/grub/{platform}")))
+            .arg("-c")
+            .arg(&config)
+            .arg("-o")
+            .arg(&out)
+            .args(&listed.core)
+            .output()?;
+        cores.push(read(&out)?);
+    }
+    let efi = cores.pop().unwrap_or_default();
+    let bios_image = cores.pop().unwrap_or_default();
+    let esp_image = build_esp(&EspSpec {
+        smallest: !prefix.is_empty(),
+        files: vec![EspFile {
+            path: "/EFI/BOOT/BOOTX64.EFI".into(),
+            bytes: efi.clone(),
+        }],
+        volume_id: u32::from_str_radix(&build_id[..8], 16).unwrap_or_default(),
+        label: "GASTHAUS".into(),
+    })?;
+    let hybrid_mbr = read(&tools.file("usr/lib/grub/i386-pc/boot_hybrid.img"))?;
+    Ok(BootMenu {
+        build_id: build_id.to_owned(),
+        files,
+        bios_image,
+        hybrid_mbr,
+        esp_image,
+        efi_loader: efi,
     })
 }
 
@@ -163,7 +186,10 @@ fn menu_key(cx: &StageCx<'_>, tools: &Tools, definition: &Dom0Definition) -> Key
 }
 
 /// The values of the templates' variables; documented at the head of `grub.cfg.template`.
-fn variables(
+///
+/// # Errors
+/// If a value cannot stand in a menu.
+pub fn variables(
     cx: &StageCx<'_>,
     definition: &Dom0Definition,
     build_id: &str,
@@ -193,15 +219,24 @@ fn variables(
         variables.insert(name, words.join(" "));
     }
     for (name, value) in &variables {
-        if let Some(bad) = value.chars().find(|c| "\n\r\"'\\${}".contains(*c)) {
-            return Err(BuildError::MenuValue {
-                name: name.clone(),
-                value: value.clone(),
-                bad,
-            });
-        }
+        check_value(name, value)?;
     }
     Ok(variables)
+}
+
+/// Refuses a value that GRUB's script would read as its own.
+///
+/// # Errors
+/// If it cannot stand in a menu.
+pub fn check_value(name: &str, value: &str) -> Result<(), BuildError> {
+    match value.chars().find(|c| "\n\r\"'\\${}".contains(*c)) {
+        Some(bad) => Err(BuildError::MenuValue {
+            name: name.to_owned(),
+            value: value.to_owned(),
+            bad,
+        }),
+        None => Ok(()),
+    }
 }
 
 /// The menu's files: templates rendered, everything else as it is.
@@ -213,7 +248,7 @@ fn menu_files(
         let on_medium = path.ends_with(".cfg.template")
             || path.ends_with(".cfg")
             || path.starts_with("themes/");
-        if !on_medium || path == "early.cfg.template" {
+        if !on_medium || NOT_ON_THE_MEDIUM.contains(&path.as_ref()) {
             continue;
         }
         match path.strip_suffix(".template") {
@@ -235,7 +270,10 @@ fn menu_files(
 }
 
 /// `template` with each `{{name}}` replaced.
-fn render(template: &str, variables: &BTreeMap<String, String>) -> Result<String, BuildError> {
+///
+/// # Errors
+/// If there is no such template, or it uses an unknown variable.
+pub fn render(template: &str, variables: &BTreeMap<String, String>) -> Result<String, BuildError> {
     let found = assets::Grub::get(template).ok_or_else(|| BuildError::NoTemplate {
         name: template.to_owned(),
     })?;

@@ -15,7 +15,7 @@ use super::StageCx;
 use super::fetch::{Debs, guest_set};
 use super::initramfs::{self, list};
 use super::kernel::{Kernel, LIBKMOD_INDEXES, TEXT_INDEXES};
-use super::layers::{self, Layer, check_superblock, mkfs_erofs};
+use super::layers::{self, Layer, Packing, check_superblock, mkfs_erofs};
 use super::modules::parse_list;
 use super::tree::{self, Tree};
 use crate::accounts::Accounts;
@@ -25,7 +25,7 @@ use crate::error::BuildError;
 use crate::guest_source::catalogue_of;
 use crate::manifest::GuestSummary;
 use crate::overlay::{Entries, Entry, Target};
-use crate::tool::Tools;
+use crate::tool::{Run, Tools};
 
 /// Where dom0 finds its guests.
 pub const GUESTS_DIR: &str = "var/lib/gasthaus/guests";
@@ -55,13 +55,12 @@ const GUEST_DISK_MODULES: [&str; 14] = [
     "nft_ct",
 ];
 
-/// The guests and their layer.
+/// The guests, made.
 #[derive(Clone, Debug)]
 pub struct Guests {
     /// The guests with their places on the network.
     pub catalogue: Catalogue,
-    /// The packed layer.
-    pub layer: Layer,
+    layers: Vec<(Packing, Layer)>,
 }
 
 impl Guests {
@@ -75,6 +74,13 @@ impl Guests {
     #[must_use]
     pub fn static_leases(&self) -> String {
         render_static_leases(&self.catalogue, DEFAULT_BRIDGE)
+    }
+
+    /// The layer as packed for `packing`, if it was.
+    #[must_use]
+    pub fn layer(&self, packing: Packing) -> Option<Layer> {
+        let found = self.layers.iter().find(|(known, _)| *known == packing)?;
+        Some(found.1.clone())
     }
 
     /// The guests for the manifest.
@@ -100,28 +106,45 @@ pub fn make_guests(
     debs: &Debs,
     tools: &Tools,
     kernel: &Kernel,
+    packings: &[Packing],
 ) -> Result<Guests, BuildError> {
     let catalogue = catalogue_of(cx.recipe, cx.recipe_dir)?;
     let mut made = Vec::new();
     for placed in catalogue.entries() {
         made.push(make_guest(cx, debs, tools, kernel, placed)?);
     }
+    let mut layers = Vec::new();
+    for packing in packings {
+        layers.push((*packing, layer(cx, tools, kernel, &made, *packing)?));
+    }
+    Ok(Guests { catalogue, layers })
+}
+
+/// The layer with all of them.
+fn layer(
+    cx: &StageCx<'_>,
+    tools: &Tools,
+    kernel: &Kernel,
+    made: &[Made],
+    packing: Packing,
+) -> Result<Layer, BuildError> {
     let mut parts: Vec<&[u8]> = vec![
         REVISION.as_bytes(),
         layers::REVISION.as_bytes(),
         kernel.key.as_ref(),
     ];
     parts.extend(made.iter().map(|guest| guest.key.as_ref()));
-    let (level, epoch) = (cx.level.to_le_bytes(), cx.epoch_secs.to_le_bytes());
-    parts.extend([&level[..], &epoch[..]]);
+    let (packed, epoch) = (packing.key_part(cx.level), cx.epoch_secs.to_le_bytes());
+    parts.extend([&packed[..], &epoch[..]]);
     let key = Key::of(parts);
-    let layer = cx.stage("guests", "layer", || {
-        let cached = cx.cache.has("guests-layer", &key);
-        let dir = cx
-            .cache
-            .result("guests-layer", &key, cx.sandbox, |scratch| {
-                pack(cx, tools, kernel, &made, &key, scratch)
-            })?;
+    let place = packing.named("guests-layer");
+    cx.stage("guests", &packing.named("layer"), || {
+        let cached = cx.cache.has(&place, &key);
+        let dir = cx.cache.result(&place, &key, cx.sandbox, |scratch| {
+            let run = mkfs_erofs(tools, cx, &key, packing)?;
+            let kernel = kernel.has_xen.then(|| kernel.vmlinux());
+            pack(run, kernel.as_deref(), made, scratch)
+        })?;
         Ok((
             Layer {
                 name: "guests",
@@ -130,11 +153,11 @@ pub fn make_guests(
             },
             cached,
         ))
-    })?;
-    Ok(Guests { catalogue, layer })
+    })
 }
 
 /// A guest's files.
+#[derive(Clone, Debug)]
 struct Made {
     name: String,
     dir: PathBuf,
@@ -328,14 +351,7 @@ impl<'a> DebianGuest<'a> {
     }
 }
 
-fn pack(
-    cx: &StageCx<'_>,
-    tools: &Tools,
-    kernel: &Kernel,
-    made: &[Made],
-    key: &Key,
-    scratch: &Path,
-) -> Result<(), BuildError> {
+fn pack(mkfs: Run, kernel: Option<&Path>, made: &[Made], scratch: &Path) -> Result<(), BuildError> {
     let root = scratch.join("root");
     make_dir(&root)?;
     for guest in made {
@@ -346,15 +362,11 @@ fn pack(
             }
         }
     }
-    if kernel.has_xen {
-        link(&kernel.vmlinux(), &root, KERNEL)?;
+    if let Some(kernel) = kernel {
+        link(kernel, &root, KERNEL)?;
     }
     let image = scratch.join("guests.erofs");
-    mkfs_erofs(tools, cx, key)?
-        .arg("--all-root")
-        .arg(&image)
-        .arg(&root)
-        .output()?;
+    mkfs.arg("--all-root").arg(&image).arg(&root).output()?;
     fs::remove_dir_all(&root).map_err(BuildError::io("remove", &root))?;
     check_superblock(&image)
 }

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use hypervisor_image::{InitramfsEntry, InitramfsKind, write_initramfs};
 
 use super::StageCx;
-use super::fetch::Debs;
+use super::fetch::{Debs, LocalDeb};
+use super::firmware;
 use super::kernel::{Kernel, TEXT_INDEXES};
 use super::modules::parse_list;
 use crate::assets;
@@ -36,6 +37,110 @@ pub struct Initramfs {
     pub key: Key,
 }
 
+/// What the net ISO's initramfs is told.
+#[derive(Clone, Debug)]
+pub struct StreamSettings {
+    /// The system in the store.
+    pub system: String,
+    /// minisign public keys.
+    pub public_keys: Vec<String>,
+    /// The bundle fetched ahead.
+    pub profile: String,
+}
+
+impl StreamSettings {
+    /// `/etc/gasthaus/stream.conf`, as the streaming daemon reads it.
+    fn text(&self) -> String {
+        let mut text = String::new();
+        for key in &self.public_keys {
+            text.push_str(&format!("key={key}\n"));
+        }
+        text + &format!("system={}\nprofile={}\n", self.system, self.profile)
+    }
+}
+
+/// Packs the initramfs that brings the network up and streams, or finds it in the cache. Always small: the whole net ISO
+/// has 20 MB.
+///
+/// # Errors
+/// If a part is missing or cannot be read.
+pub fn pack_net_initramfs(
+    cx: &StageCx<'_>,
+    debs: &Debs,
+    kernel: &Kernel,
+    tools: &Tools,
+    settings: &StreamSettings,
+) -> Result<Initramfs, BuildError> {
+    let live = assets::program("gasthaus-live")?;
+    let list = list("initramfs-modules-net.txt")?;
+    let busybox = busybox(debs);
+    let key = Key::of([
+        REVISION.as_bytes(),
+        firmware::REVISION.as_bytes(),
+        kernel.key.as_ref(),
+        &debs.digest_of(super::fetch::DOM0_SET),
+        &live,
+        list.as_bytes(),
+        settings.text().as_bytes(),
+        busybox.map_or("", |deb| &deb.sha256).as_bytes(),
+        &RELEASE_LEVEL.to_le_bytes(),
+        &cx.epoch_secs.to_le_bytes(),
+    ]);
+    cx.stage("initramfs", "net", || {
+        let cached = cx.cache.has("initramfs-net", &key);
+        let dir = cx
+            .cache
+            .result("initramfs-net", &key, cx.sandbox, |scratch| {
+                let wishes = parse_list(&list);
+                let mut entries = kernel.module_entries(cx, tools, &wishes, TEXT_INDEXES)?;
+                entries.extend(firmware::for_modules(
+                    debs.set(super::fetch::DOM0_SET),
+                    &entries,
+                )?);
+                entries.insert("init".into(), Entry::file(live.as_ref(), 0o755));
+                entries.insert(
+                    "etc/gasthaus/modules".into(),
+                    Entry::file("fuse\noverlay\nerofs\nloop\n", 0o644),
+                );
+                entries.insert(
+                    "etc/gasthaus/stream.conf".into(),
+                    Entry::file(settings.text(), 0o644),
+                );
+                add_busybox(&mut entries, busybox, tools)?;
+                let out = scratch.join("initrd.zst");
+                pack(&entries, cx.epoch_secs, RELEASE_LEVEL, &out)
+            })?;
+        Ok((
+            Initramfs {
+                path: dir.join("initrd.zst"),
+                key: key.clone(),
+            },
+            cached,
+        ))
+    })
+}
+
+fn busybox(debs: &Debs) -> Option<&LocalDeb> {
+    debs.set(super::fetch::TOOLS_SET)
+        .iter()
+        .find(|deb| deb.name == "busybox-static")
+}
+
+/// The rescue shell, if it was locked.
+fn add_busybox(
+    entries: &mut Entries,
+    busybox: Option<&LocalDeb>,
+    tools: &Tools,
+) -> Result<(), BuildError> {
+    if busybox.is_some() {
+        let path = tools.file("usr/bin/busybox");
+        let bytes =
+            fs::read(&path).map_err(BuildError::io("read busybox for the rescue shell", &path))?;
+        entries.insert("bin/busybox".into(), Entry::file(bytes, 0o755));
+    }
+    Ok(())
+}
+
 /// Packs dom0's initramfs, or finds it in the cache.
 ///
 /// # Errors
@@ -50,10 +155,7 @@ pub fn pack_initramfs(
     let live = assets::program("gasthaus-live")?;
     let list = list("initramfs-modules.txt")?;
     let level = if release { RELEASE_LEVEL } else { LEVEL };
-    let busybox = debs
-        .set(super::fetch::TOOLS_SET)
-        .iter()
-        .find(|deb| deb.name == "busybox-static");
+    let busybox = busybox(debs);
     let key = Key::of([
         REVISION.as_bytes(),
         kernel.key.as_ref(),
@@ -73,12 +175,7 @@ pub fn pack_initramfs(
                 "etc/gasthaus/modules".into(),
                 Entry::file(always_loaded(), 0o644),
             );
-            if busybox.is_some() {
-                let path = tools.file("usr/bin/busybox");
-                let bytes = fs::read(&path)
-                    .map_err(BuildError::io("read busybox for the rescue shell", &path))?;
-                entries.insert("bin/busybox".into(), Entry::file(bytes, 0o755));
-            }
+            add_busybox(&mut entries, busybox, tools)?;
             pack(&entries, cx.epoch_secs, level, &scratch.join("initrd.zst"))
         })?;
         Ok((

@@ -2,7 +2,8 @@
 //!
 //! In: the packed base, the site's entries, the guests. Out: [`Layers`], EROFS images (kernel
 //! `Documentation/filesystems/erofs.rst`) with zstd in clusters of [`CLUSTER_BYTES`], lowest first. Equal content, epoch and
-//! level give equal bytes.
+//! level give equal bytes. For a store they are packed again, uncompressed: its chunks are compressed, and equal files must
+//! give equal chunks from build to build ([`Packing::Plain`]).
 
 use std::fs::File;
 use std::io::BufWriter;
@@ -20,6 +21,36 @@ use crate::tool::{Run, Tools};
 pub const CLUSTER_BYTES: u32 = 131_072;
 /// Raise when the way layers are packed changes.
 pub const REVISION: &str = "layers-1";
+
+/// How a layer is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packing {
+    /// zstd, for media.
+    Compressed,
+    /// As it is, every file from a block's start, for stores.
+    Plain,
+}
+
+impl Packing {
+    /// Name of a stage's results in the cache, and of its part in the log.
+    #[must_use]
+    pub fn named(self, name: &'static str) -> String {
+        match self {
+            Self::Compressed => name.to_owned(),
+            Self::Plain if name.is_empty() => "plain".to_owned(),
+            Self::Plain => format!("{name}-plain"),
+        }
+    }
+
+    /// What tells its results from others in a key.
+    #[must_use]
+    pub fn key_part(self, level: u32) -> Vec<u8> {
+        match self {
+            Self::Compressed => level.to_le_bytes().to_vec(),
+            Self::Plain => b"plain".to_vec(),
+        }
+    }
+}
 
 /// A packed layer.
 #[derive(Clone, Debug)]
@@ -46,22 +77,24 @@ pub fn pack_layers(
     site: &Entries,
     guests: &Guests,
     tools: &Tools,
+    packing: Packing,
 ) -> Result<Layers, BuildError> {
     let key = Key::of([
         REVISION.as_bytes(),
         &digest_of(site),
-        &cx.level.to_le_bytes(),
+        &packing.key_part(cx.level),
         &cx.epoch_secs.to_le_bytes(),
     ]);
-    let site = cx.stage("layers", "site", || {
-        let cached = cx.cache.has("site", &key);
-        let dir = cx.cache.result("site", &key, cx.sandbox, |scratch| {
+    let place = packing.named("site");
+    let site = cx.stage("layers", &place, || {
+        let cached = cx.cache.has(&place, &key);
+        let dir = cx.cache.result(&place, &key, cx.sandbox, |scratch| {
             let tar = scratch.join("site.tar");
             let file = File::create(&tar).map_err(BuildError::io("create", &tar))?;
             write_tar(site, cx.epoch_secs, BufWriter::new(file))
                 .map_err(BuildError::io("write", &tar))?;
             let image = scratch.join("site.erofs");
-            mkfs_erofs(tools, cx, &key)?
+            mkfs_erofs(tools, cx, &key, packing)?
                 .arg("--tar=f")
                 .arg(&image)
                 .arg(&tar)
@@ -78,19 +111,28 @@ pub fn pack_layers(
             cached,
         ))
     })?;
-    Ok(Layers(vec![base.layer, site, guests.layer.clone()]))
+    let layers = [Some(base.layer), Some(site), guests.layer(packing)];
+    Ok(Layers(layers.into_iter().flatten().collect()))
 }
 
 /// `mkfs.erofs` with everything that decides the bytes but the input.
 ///
 /// # Errors
 /// If the tools tree lacks it.
-pub fn mkfs_erofs(tools: &Tools, cx: &StageCx<'_>, key: &Key) -> Result<Run, BuildError> {
-    let run = tools
-        .run("mkfs.erofs")?
-        .arg("--quiet")
-        .arg(format!("-zzstd,level={}", cx.level))
-        .arg(format!("-C{CLUSTER_BYTES}"))
+pub fn mkfs_erofs(
+    tools: &Tools,
+    cx: &StageCx<'_>,
+    key: &Key,
+    packing: Packing,
+) -> Result<Run, BuildError> {
+    let run = tools.run("mkfs.erofs")?.arg("--quiet");
+    let run = match packing {
+        Packing::Compressed => run
+            .arg(format!("-zzstd,level={}", cx.level))
+            .arg(format!("-C{CLUSTER_BYTES}")),
+        Packing::Plain => run.arg("-E^inline_data"),
+    };
+    let run = run
         .arg(format!("-T{}", cx.epoch_secs))
         .arg(format!("-U{}", key.as_uuid()));
     Ok(run)

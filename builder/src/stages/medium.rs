@@ -16,13 +16,12 @@ use sha2::{Digest as _, Sha256};
 
 use super::StageCx;
 use super::boot_menu::BootMenu;
-use super::guests::Guests;
 use super::initramfs::Initramfs;
 use super::kernel::Kernel;
 use super::layers::Layers;
 use crate::cache::{Key, hex};
 use crate::error::BuildError;
-use crate::manifest::{BuildManifest, FORMAT, ImageFile, Input, Part, Run};
+use crate::manifest::{BuildManifest, FORMAT, GuestSummary, ImageFile, Input, Part, Run};
 
 /// What goes on the medium.
 #[derive(Clone, Copy, Debug)]
@@ -136,7 +135,22 @@ pub fn plan_medium(cx: &StageCx<'_>, parts: &Parts<'_>) -> Result<MediumPlan, Bu
         format!("{home}/layers"),
         order.into_bytes(),
     ));
-    for (path, bytes) in &parts.menu.files {
+    finish_plan(cx, &cx.recipe.name, parts.menu, files)
+}
+
+/// Adds the menu's files and the medium's own manifest to `files`: a medium called `name`.
+///
+/// # Errors
+/// If a part cannot be read.
+pub fn finish_plan(
+    cx: &StageCx<'_>,
+    name: &str,
+    menu: &BootMenu,
+    mut files: Vec<MediumFile>,
+) -> Result<MediumPlan, BuildError> {
+    let build_id = menu.build_id.clone();
+    let home = format!("/gasthaus/{build_id}");
+    for (path, bytes) in &menu.files {
         files.push(MediumFile::new(format!("/{path}"), bytes.clone()));
     }
     let manifest = MediumManifest::of_files(&build_id, &files)?;
@@ -146,7 +160,6 @@ pub fn plan_medium(cx: &StageCx<'_>, parts: &Parts<'_>) -> Result<MediumPlan, Bu
     ));
     files.sort_by(|a, b| a.path_on_medium.cmp(&b.path_on_medium));
 
-    let menu = parts.menu;
     let spec = MediumSpec {
         volume_id: volume_id(&build_id),
         files,
@@ -163,22 +176,18 @@ pub fn plan_medium(cx: &StageCx<'_>, parts: &Parts<'_>) -> Result<MediumPlan, Bu
     Ok(MediumPlan {
         spec,
         build_id,
-        name: cx.recipe.name.clone(),
+        name: name.to_owned(),
     })
 }
 
 /// The image and manifest of an earlier build, if they are this very build's and whole.
 #[must_use]
-pub fn already_there(
-    cx: &StageCx<'_>,
-    build_id: &str,
-    out_dir: &Path,
-) -> Option<(PathBuf, BuildManifest)> {
-    let name = &cx.recipe.name;
+pub fn already_there(plan: &MediumPlan, out_dir: &Path) -> Option<(PathBuf, BuildManifest)> {
+    let (name, build_id) = (&plan.name, &plan.build_id);
     let image = out_dir.join(format!("{name}.iso"));
     let text = fs::read(out_dir.join(format!("{name}.manifest.json"))).ok()?;
     let manifest: BuildManifest = serde_json::from_slice(&text).ok()?;
-    if manifest.format != FORMAT || manifest.build_id != build_id {
+    if manifest.format != FORMAT || manifest.build_id != *build_id {
         return None;
     }
     let sums = fs::read_to_string(sums_path(&image)).ok()?;
@@ -330,7 +339,7 @@ pub fn publish(
     cx: &StageCx<'_>,
     written: Written,
     locked: &LockedRecipe,
-    guests: &Guests,
+    guests: &[GuestSummary],
     start: Instant,
     out_dir: &Path,
 ) -> Result<(PathBuf, BuildManifest), BuildError> {
@@ -366,7 +375,7 @@ pub fn publish(
         },
         layers,
         medium: written.files,
-        guests: guests.summaries(),
+        guests: guests.to_vec(),
         inputs: inputs_of(locked),
         run: Run {
             builder: env!("CARGO_PKG_VERSION").to_owned(),
@@ -410,7 +419,11 @@ fn set_usual_mode(path: &Path) -> Result<(), BuildError> {
         .map_err(BuildError::io("set the mode of", path))
 }
 
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
+/// Writes a file under a hidden name and moves it into place.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(dir).map_err(BuildError::io("write", path))?;
     file.write_all(bytes)
@@ -429,7 +442,9 @@ fn layer_name(path: &str) -> String {
         .to_owned()
 }
 
-fn inputs_of(locked: &LockedRecipe) -> Vec<Input> {
+/// Every package that was locked.
+#[must_use]
+pub fn inputs_of(locked: &LockedRecipe) -> Vec<Input> {
     let sets = locked.sets.iter();
     sets.flat_map(|(set, packages)| {
         packages.iter().map(|package| Input {

@@ -7,6 +7,7 @@ pub mod boot_menu;
 pub mod bzimage;
 pub mod dom0_tree;
 pub mod fetch;
+pub mod firmware;
 pub mod guests;
 pub mod initramfs;
 pub mod kernel;
@@ -14,7 +15,11 @@ pub mod layers;
 pub mod lock;
 pub mod medium;
 pub mod modules;
+pub mod net;
 pub mod site;
+pub mod store;
+pub mod stream;
+
 pub mod tools;
 pub mod tree;
 

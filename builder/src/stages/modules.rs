@@ -126,7 +126,8 @@ fn needs_of(module: &[u8]) -> Vec<String> {
     names
 }
 
-fn values_of<'a>(module: &'a [u8], key: &'a [u8]) -> impl Iterator<Item = &'a str> {
+/// Values of the `.modinfo` entries that begin with `key`.
+pub fn values_of<'a>(module: &'a [u8], key: &'a [u8]) -> impl Iterator<Item = &'a str> {
     let mut from = 0;
     std::iter::from_fn(move || {
         while let Some(found) = memchr::memmem::find(&module[from..], key) {

@@ -3,6 +3,7 @@
 //! Keys with a dot are not passed to `/init` as arguments by the kernel, so `/proc/cmdline` is read. Values may be quoted
 //! (`key="a b"`). `module.parameter=value` is kept for the module loader, as modprobe does.
 
+use super::net::params::{self, NetParams};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -70,6 +71,8 @@ pub struct BootParams {
     pub module_params: BTreeMap<String, Vec<String>>,
     /// Modules never loaded because of a device (`modprobe.blacklist=`), normalised names.
     pub blacklist: Vec<String>,
+    /// Network and store.
+    pub net: NetParams,
     /// What we did not understand, ready to be logged.
     pub warnings: Vec<String>,
 }
@@ -89,6 +92,7 @@ impl Default for BootParams {
             init: "/sbin/init".into(),
             module_params: BTreeMap::new(),
             blacklist: Vec::new(),
+            net: NetParams::default(),
             warnings: Vec::new(),
         }
     }
@@ -207,6 +211,14 @@ fn apply(params: &mut BootParams, key: &str, value: Option<&str>) {
                 .filter(|name| is_plain_word(name))
                 .map(normalise),
         ),
+        key if params::KEYS.iter().any(|(known, _)| *known == key) => {
+            if let Err(expected) = params.net.apply(key, text) {
+                // A key or proxy may hold a password: the value is not repeated.
+                params
+                    .warnings
+                    .push(format!("`{key}` is ignored: expected {expected}"));
+            }
+        }
         key if key.starts_with("gasthaus.") => params.warnings.push(unknown(key)),
         key => {
             if let Some((module, parameter)) = key.split_once('.')
@@ -264,6 +276,7 @@ fn flag(params: &mut BootParams, key: &str, value: Option<&str>) -> bool {
 fn unknown(key: &str) -> String {
     let nearest = KEYS
         .iter()
+        .chain(params::KEYS)
         .map(|(known, _)| (strsim::damerau_levenshtein(key, known), *known))
         .min()
         .filter(|(distance, _)| *distance <= 4);
@@ -304,6 +317,16 @@ mod tests {
     }
 
     #[test]
+    fn the_network_is_asked_for() {
+        let p = parse("gasthaus.url=http://a/s gasthaus.url=http://b/s gasthaus.vlan=7 quiet");
+        assert_eq!(p.net.urls, ["http://a/s", "http://b/s"]);
+        assert_eq!(p.net.vlan, Some(7));
+        assert!(p.net.is_asked() && p.warnings.is_empty());
+        let p = parse("gasthaus.ulr=http://a/s");
+        assert!(p.warnings[0].contains("`gasthaus.url`"), "{:?}", p.warnings);
+    }
+
+    #[test]
     fn unknown_keys_name_the_nearest() {
         let p = parse("gasthaus.buidl=0123456789abcdef gasthaus.zzzzzzzzzzzz");
         assert_eq!(
@@ -333,6 +356,8 @@ mod tests {
             "gasthaus.root-fstype=ext4,x",
             "gasthaus.debug=maybe",
             "gasthaus.guests=2",
+            "gasthaus.url=ftp://x",
+            "gasthaus.vlan=x",
         ] {
             let p = parse(line);
             assert_eq!(p.warnings.len(), 1, "{line}: {:?}", p.warnings);

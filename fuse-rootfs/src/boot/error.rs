@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 pub enum BootError {
     /// The menu entry does not say which medium.
     #[error(
-        "the kernel command line has neither `gasthaus.build=<build id>` nor `gasthaus.root=<block device>`"
+        "the kernel command line has none of `gasthaus.build=<build id>`, `gasthaus.url=<store>` and `gasthaus.root=<block device>`"
     )]
     NothingAsked,
     /// No medium in time.
@@ -26,6 +26,26 @@ pub enum BootError {
         device: String,
         /// What is wrong with which file.
         source: LayerError,
+    },
+    /// No card in time.
+    #[error("no network card could be configured within {waited_secs} s")]
+    NoNetwork {
+        /// How long.
+        waited_secs: u64,
+    },
+    /// The streaming daemon cannot be started.
+    #[error("cannot start the streaming daemon `{program}`")]
+    StreamStart {
+        /// Its file.
+        program: PathBuf,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
+    /// The streaming daemon gave up.
+    #[error("the root cannot be streamed: {text}")]
+    Stream {
+        /// In the daemon's words.
+        text: String,
     },
     /// The guest's root disk did not show up.
     #[error("the block device `{device}` (`gasthaus.root`) did not appear within {waited_secs} s")]
@@ -109,6 +129,8 @@ impl BootError {
                  an ISO file on a disk is named by `gasthaus.iso=<path>`"
                 .into(),
             Self::MediumDamaged { .. } | Self::Layer(_) => "write or burn the medium again and compare its checksum".into(),
+            Self::NoNetwork { .. } => "check cable and switch; without a DHCP server give `gasthaus.ip=<address>/<length>,<gateway>,<name server>` (in the menu with `e`)".into(),
+            Self::Stream { .. } => "is the server up, and the URL right? `gasthaus.url=`, `gasthaus.proxy=` and `gasthaus.key=` can be changed in the menu with `e`".into(),
             Self::RootMissing { .. } => "check the guest's disk list".into(),
             Self::RamTooSmall { .. } => "start without `gasthaus.toram`, or give the machine more memory".into(),
             _ => return None,

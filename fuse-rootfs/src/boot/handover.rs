@@ -76,13 +76,15 @@ fn check_initramfs() -> Result<(), BootError> {
 }
 
 /// Deletes what lies in the folder `dir`, as long as it is on the file system `device`.
-fn empty(dir: &rustix::fd::OwnedFd, device: u64, depth: usize) {
+fn empty(dir: &rustix::fd::OwnedFd, device: u64, depth: usize, kept: &[&str]) {
     let Ok(mut entries) = rustix::fs::Dir::read_from(dir) else {
         return;
     };
     while let Some(Ok(entry)) = entries.next() {
         let name = entry.file_name();
-        if matches!(name.to_bytes(), b"." | b"..") {
+        if matches!(name.to_bytes(), b"." | b"..")
+            || kept.iter().any(|kept| kept.as_bytes() == name.to_bytes())
+        {
             continue;
         }
         let Ok(info) = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) else {
@@ -95,7 +97,7 @@ fn empty(dir: &rustix::fd::OwnedFd, device: u64, depth: usize) {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             if let (Ok(inner), true) = (openat(dir, name, flags, Mode::empty()), depth < MAX_DEPTH)
             {
-                empty(&inner, device, depth + 1);
+                empty(&inner, device, depth + 1, &[]);
             }
             let _ = unlinkat(dir, name, AtFlags::REMOVEDIR); // a mount point inside stays
         } else {
@@ -104,15 +106,19 @@ fn empty(dir: &rustix::fd::OwnedFd, device: u64, depth: usize) {
     }
 }
 
-/// Moves the mounts, empties the initramfs, and becomes `init`. Only returns on error.
-pub fn switch_root(init: &str, args: Vec<OsString>) -> BootError {
-    match try_switch_root(init, args) {
+/// Moves the mounts, empties the initramfs but for the top-level names in `kept`, and becomes `init`. Only returns on error.
+pub fn switch_root(init: &str, args: Vec<OsString>, kept: &[&str]) -> BootError {
+    match try_switch_root(init, args, kept) {
         Ok(never) => match never {},
         Err(error) => error,
     }
 }
 
-fn try_switch_root(init: &str, args: Vec<OsString>) -> Result<std::convert::Infallible, BootError> {
+fn try_switch_root(
+    init: &str,
+    args: Vec<OsString>,
+    kept: &[&str],
+) -> Result<std::convert::Infallible, BootError> {
     let step = |action: String| {
         move |error: rustix::io::Errno| BootError::Handover {
             action,
@@ -132,13 +138,12 @@ fn try_switch_root(init: &str, args: Vec<OsString>) -> Result<std::convert::Infa
         .map_err(step("look at `/`".into()))?
         .st_dev;
     loader::set_kernel_helper(None);
-    loader::set_quick_grace_periods(false);
     for name in MOVED {
         mounts::move_to(&Path::new("/").join(name), &Path::new(SYSROOT).join(name))?;
     }
     rustix::process::chdir(SYSROOT).map_err(step(format!("enter `{SYSROOT}`")))?;
     // The new root is another device, so `empty` passes it by, wherever it is mounted.
-    empty(&old, device, 0);
+    empty(&old, device, 0, kept);
     rustix::mount::mount_move(".", "/").map_err(step("move the new root to `/`".into()))?;
     rustix::process::chroot(".").map_err(step("change the root".into()))?;
     rustix::process::chdir("/").map_err(step("enter `/`".into()))?;

@@ -4,10 +4,13 @@ use super::cmdline::BootParams;
 use super::error::BootError;
 use super::marks::{Marks, json_string, now_ms};
 use super::medium::{Medium, Wanted};
-use super::modules::loader::{Loader, always_loaded};
+use super::modules::loader::{self, Loader, always_loaded};
 use super::mounts::{self, SYSROOT};
+use super::net::root::{self as stream, Streamed};
 use super::search::Search;
-use super::{handover, layers, log, prepare, ram_copy, rescue, screen};
+use super::{
+    handover, layers, log, prepare, processors, ram_copy, rescue, screen, static_nodes, xen,
+};
 use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,26 +19,37 @@ use std::time::Duration;
 /// How long drivers that are being loaded at the handover may take to finish.
 const DRIVERS_FINISH: Duration = Duration::from_secs(3);
 
+/// A try that failed for the network's sake is repeated without anybody pressing a key.
+const NETWORK_RETRY: Duration = Duration::from_secs(30);
+/// What of the initramfs stays for the streaming daemon, whose root it is: its name servers.
+const KEPT: &[&str] = &["etc"];
+
+/// What a failed try leaves for the next one.
+#[derive(Debug, Default)]
+struct Started {
+    drivers: Option<(Search, Arc<Loader>)>,
+    stream: Option<Streamed>,
+}
+
 /// Pid 1. Never returns: becomes the real init, or shows why not and waits.
 pub fn run(args: Vec<OsString>) -> ! {
     std::panic::set_hook(Box::new(|info| rescue::after_panic(&info.to_string())));
+    let mut started = Started::default();
     loop {
         let mut marks = Marks::default();
         marks.mark("kernel"); // what came before us
-        let mut search = None;
-        let error = boot(&args, &mut marks, &mut search);
-        fail(&error, search.as_ref());
+        let error = boot(&args, &mut marks, &mut started);
+        fail(&error, &started);
+        if let Some(stream) = &mut started.stream {
+            stream.clean_up();
+        }
         clean_up();
     }
 }
 
 /// One try. Returns only when something failed.
-fn boot(
-    args: &[OsString],
-    marks: &mut Marks,
-    search: &mut Option<(Search, Arc<Loader>)>,
-) -> BootError {
-    match steps(args, marks, search) {
+fn boot(args: &[OsString], marks: &mut Marks, started: &mut Started) -> BootError {
+    match steps(args, marks, started) {
         Ok(never) => match never {},
         Err(error) => error,
     }
@@ -44,19 +58,31 @@ fn boot(
 fn steps(
     args: &[OsString],
     marks: &mut Marks,
-    slot: &mut Option<(Search, Arc<Loader>)>,
+    started: &mut Started,
 ) -> Result<std::convert::Infallible, BootError> {
     let params = prepare::prepare()?;
     log::info(format!("version {}", env!("CARGO_PKG_VERSION")));
     marks.mark("prepare");
-    let (search, loader) = match slot {
-        Some(started) => started,
-        None => slot.insert(start_drivers(&params)),
+    if params.root.is_none() {
+        processors::park();
+    }
+    let (search, loader) = match &mut started.drivers {
+        Some(drivers) => drivers,
+        None => started.drivers.insert(start_drivers(&params)),
     };
     loader.resume();
     marks.mark("drivers");
+    let mut kept: &[&str] = &[];
     match (&params.root, &params.build_id) {
         (Some(device), _) => guest_root(device, &params, loader, search, marks)?,
+        (None, _) if params.net.is_asked() => {
+            let stream = match &mut started.stream {
+                Some(stream) => stream,
+                None => started.stream.insert(Streamed::start(&params.net, loader)),
+            };
+            streamed_root(&params, loader, stream, marks)?;
+            kept = KEPT;
+        }
         (None, Some(build_id)) => live_root(build_id, &params, loader, search, marks)?,
         (None, None) => return Err(BootError::NothingAsked),
     }
@@ -65,6 +91,14 @@ fn steps(
         rescue::shell_before_start();
     }
     loader.finish(DRIVERS_FINISH);
+    static_nodes::make();
+    if params.root.is_none() {
+        // Grace periods stay quick until `guests up` declares the house open: systemd waits for one with every unit that it
+        // starts.
+        xen::mount_file_system();
+    } else {
+        loader::set_quick_grace_periods(false);
+    }
     marks.mark("handover");
     log::warn(format!(
         "starting `{}` at {} ms: {}",
@@ -72,7 +106,7 @@ fn steps(
         now_ms(),
         marks.line()
     ));
-    Err(handover::switch_root(&params.init, args.to_vec()))
+    Err(handover::switch_root(&params.init, args.to_vec(), kept))
 }
 
 /// The loader with what is always loaded, and the listener that feeds it. Another try goes on with both.
@@ -88,6 +122,7 @@ fn start_drivers(params: &BootParams) -> (Search, Arc<Loader>) {
             ));
         }
     }
+    xen::queue_modules(&loader);
     (search, loader)
 }
 
@@ -118,6 +153,25 @@ fn live_root(
     handover::check_init(&params.init)?;
     handover::note("build-id", &format!("{build_id}\n"))?;
     handover::note("boot.json", &boot_json(build_id, &medium, params, marks))
+}
+
+/// Network, daemon, layers, notes.
+fn streamed_root(
+    params: &BootParams,
+    loader: &Arc<Loader>,
+    stream: &mut Streamed,
+    marks: &mut Marks,
+) -> Result<(), BootError> {
+    if params.toram {
+        log::warn("`gasthaus.toram` has no effect on a root that streams");
+    }
+    let (mounted, layers) =
+        stream.mount(&params.net, params.wait, params.writable_mib, loader, marks)?;
+    handover::check_init(&params.init)?;
+    handover::note("build-id", &format!("{}\n", mounted.build))?;
+    handover::note("source", &format!("{}\n", mounted.source))?;
+    stream.leave_notes()?;
+    handover::note("boot.json", &stream::boot_json(&mounted, &layers, marks))
 }
 
 /// The root of a guest domain.
@@ -181,24 +235,32 @@ fn boot_json(build_id: &str, medium: &Medium, params: &BootParams, marks: &Marks
 }
 
 /// Shows the failure and waits until somebody wants to try again.
-fn fail(error: &BootError, search: Option<&(Search, Arc<Loader>)>) {
+fn fail(error: &BootError, started: &Started) {
     log::warn(format!("failed: {error}"));
-    let (rows, (modules, module_failures)) = match search {
+    let (rows, (modules, module_failures)) = match &started.drivers {
         Some((search, loader)) => {
             loader.release_later();
             (search.rows(), loader.summary())
         }
         None => (Vec::new(), (0, Vec::new())),
     };
+    let nics = started.stream.as_ref().map(|stream| stream.network.nics());
+    let by_itself = matches!(
+        error,
+        BootError::NoNetwork { .. } | BootError::Stream { .. }
+    )
+    .then_some(NETWORK_RETRY);
     let shell = Path::new(rescue::BUSYBOX).exists();
     let failure = screen::Failure {
         error,
         rows: &rows,
+        nics: nics.as_deref(),
+        retry_secs: by_itself.map_or(0, |after| after.as_secs()),
         modules,
         module_failures: &module_failures,
         shell,
     };
-    rescue::wait_for_retry(&screen::render(&failure));
+    rescue::wait_for_retry(&screen::render(&failure), by_itself);
 }
 
 /// Takes the half-made root away before the next try.

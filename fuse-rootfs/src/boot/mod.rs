@@ -1,7 +1,7 @@
 //! The boot, top to bottom: `prepare → drivers → medium → layers → handover`, and `rescue` when one of them cannot go on.
 //!
-//! [`init`] is the list; each word has its file. A root that streams in later is one more way to fill
-//! [`medium::Medium`]: a directory that shows `gasthaus/<id>/layers`, wherever its bytes come from.
+//! [`init`] is the list; each word has its file. With `gasthaus.url=` on the command line the layers stream: `prepare →
+//! drivers → network → stream → layers → handover`, see [`net`].
 
 pub mod cmdline;
 pub mod console;
@@ -16,10 +16,14 @@ pub mod marks;
 pub mod medium;
 pub mod modules;
 pub mod mounts;
+pub mod net;
 pub mod prepare;
+pub mod processors;
 pub mod ram_copy;
 pub mod rescue;
 pub mod screen;
 pub mod search;
+pub mod static_nodes;
 pub mod superblock;
 pub mod uevent;
+pub mod xen;

@@ -7,9 +7,9 @@ use rustix::system::{RebootCommand, reboot};
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The only program in the initramfs beside us, and only for this.
 pub const BUSYBOX: &str = "/bin/busybox";
@@ -21,8 +21,12 @@ pub fn retry_file() -> PathBuf {
     Path::new(RUN).join("retry")
 }
 
-/// Shows `text` everywhere and returns when somebody wants to try again.
-pub fn wait_for_retry(text: &str) {
+/// Shells in use: while there is one, nobody tries again behind its back.
+static SHELLS: AtomicUsize = AtomicUsize::new(0);
+
+/// Shows `text` everywhere and returns when somebody wants to try again, or `by_itself` is over and no shell is in use.
+pub fn wait_for_retry(text: &str, by_itself: Option<Duration>) {
+    let mut begun = Instant::now();
     let _ = fs::remove_file(retry_file());
     let consoles = console::open_all();
     let has_shell = install_shell();
@@ -50,7 +54,11 @@ pub fn wait_for_retry(text: &str) {
         let asked = keys
             .recv_timeout(Duration::from_millis(TICK_MILLIS as u64))
             .is_ok()
-            || fs::remove_file(retry_file()).is_ok();
+            || fs::remove_file(retry_file()).is_ok()
+            || by_itself.is_some_and(|after| begun.elapsed() >= after);
+        if SHELLS.load(Ordering::Relaxed) > 0 {
+            begun = Instant::now();
+        }
         if asked {
             STOP.store(true, Ordering::Relaxed);
             for thread in threads {
@@ -83,7 +91,9 @@ fn serve(
                 if let Some(former) = &former {
                     console.restore(former);
                 }
+                SHELLS.fetch_add(1, Ordering::Relaxed);
                 shell(&console, stop);
+                SHELLS.fetch_sub(1, Ordering::Relaxed);
                 console.reopen();
                 console.raw();
                 console.print(text);
@@ -180,7 +190,7 @@ pub fn after_panic(message: &str) -> ! {
         "\n  Gasthaus could not start: a bug in gasthaus-live\n    {message}\n\n  keys: r try again   s rescue shell   b reboot   p power off\n"
     );
     loop {
-        wait_for_retry(&text);
+        wait_for_retry(&text, None);
         let error = std::os::unix::process::CommandExt::exec(&mut Command::new("/init"));
         log::warn(format!("cannot start `/init` again: {error}"));
     }

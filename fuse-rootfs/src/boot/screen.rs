@@ -2,6 +2,8 @@
 
 use super::devices::size_text;
 use super::error::BootError;
+use super::net::cards::mac_text;
+use super::net::network::Nic;
 use super::search::Row;
 use std::error::Error;
 use std::fmt::Write;
@@ -16,6 +18,10 @@ pub struct Failure<'a> {
     pub error: &'a BootError,
     /// Devices with what came of each.
     pub rows: &'a [Row],
+    /// Network cards with what came of each; `None` when the root does not stream.
+    pub nics: Option<&'a [Nic]>,
+    /// Seconds until the next try by itself, 0: never.
+    pub retry_secs: u64,
     /// Modules loaded so far.
     pub modules: usize,
     /// Modules the kernel refused.
@@ -69,12 +75,76 @@ pub fn render(failure: &Failure<'_>) -> String {
         );
         cause = error.source();
     }
+    match failure.nics {
+        Some(nics) => render_nics(&mut out, nics),
+        None => render_devices(&mut out, failure.rows),
+    }
+    let _ = writeln!(
+        out,
+        "\n  {} driver modules loaded, {} refused",
+        failure.modules,
+        failure.module_failures.len()
+    );
+    for line in failure.module_failures.iter().take(5) {
+        wrap(&mut out, &printable(line), 4);
+    }
+    let nothing = match failure.nics {
+        Some([]) => Some(
+            "hint: no wired network card was found; the driver of this one may not be in this image",
+        ),
+        None if failure.rows.is_empty() => Some(
+            "hint: no disk or CD was found at all; check the controller's settings in the firmware (AHCI instead of RAID or VMD)",
+        ),
+        _ => None,
+    };
+    if let Some(hint) = nothing {
+        wrap(&mut out, hint, 2);
+    }
+    if let Some(hint) = failure.error.hint() {
+        wrap(&mut out, &format!("hint: {hint}"), 2);
+    }
+    if failure.retry_secs > 0 {
+        let _ = writeln!(out, "  trying again by itself in {} s", failure.retry_secs);
+    }
+    let keys = if failure.shell {
+        "r try again   s rescue shell   b reboot   p power off"
+    } else {
+        "r try again   b reboot   p power off"
+    };
+    let _ = writeln!(out, "{bar}\n  keys: {keys}\n");
+    out
+}
+
+fn render_nics(out: &mut String, nics: &[Nic]) {
+    let _ = writeln!(
+        out,
+        "\n  Network cards:{}",
+        if nics.is_empty() { " none" } else { "" }
+    );
+    for nic in nics {
+        let driver = match nic.card.driver.as_str() {
+            "" => "no driver",
+            driver => driver,
+        };
+        let carrier = if nic.carrier { "carrier" } else { "no carrier" };
+        let _ = writeln!(
+            out,
+            "    {:<11} {}, {}, {carrier}",
+            printable(&nic.card.name),
+            printable(driver),
+            mac_text(nic.card.mac)
+        );
+        wrap(out, &printable(&nic.text), 16);
+    }
+}
+
+fn render_devices(out: &mut String, rows: &[Row]) {
     let _ = writeln!(
         out,
         "\n  Devices seen:{}",
-        if failure.rows.is_empty() { " none" } else { "" }
+        if rows.is_empty() { " none" } else { "" }
     );
-    for row in failure.rows {
+    for row in rows {
         let mut facts = vec![size_text(row.device.size_bytes)];
         facts.extend(
             [&row.device.model, &row.fs]
@@ -86,34 +156,8 @@ pub fn render(failure: &Failure<'_>) -> String {
             facts.push(format!("`{}`", printable(&row.label)));
         }
         let _ = writeln!(out, "    {:<11} {}", row.device.shown, facts.join(", "));
-        wrap(&mut out, &printable(&row.outcome), 16);
+        wrap(out, &printable(&row.outcome), 16);
     }
-    let _ = writeln!(
-        out,
-        "\n  {} driver modules loaded, {} refused",
-        failure.modules,
-        failure.module_failures.len()
-    );
-    for line in failure.module_failures.iter().take(5) {
-        wrap(&mut out, &printable(line), 4);
-    }
-    if failure.rows.is_empty() {
-        wrap(
-            &mut out,
-            "hint: no disk or CD was found at all; check the controller's settings in the firmware (AHCI instead of RAID or VMD)",
-            2,
-        );
-    }
-    if let Some(hint) = failure.error.hint() {
-        wrap(&mut out, &format!("hint: {hint}"), 2);
-    }
-    let keys = if failure.shell {
-        "r try again   s rescue shell   b reboot   p power off"
-    } else {
-        "r try again   b reboot   p power off"
-    };
-    let _ = writeln!(out, "{bar}\n  keys: {keys}\n");
-    out
 }
 
 #[cfg(test)]
@@ -146,6 +190,8 @@ mod tests {
         let text = render(&Failure {
             error: &error,
             rows: &rows,
+            nics: None,
+            retry_secs: 0,
             modules: 41,
             module_failures: &[],
             shell: true,
@@ -179,6 +225,8 @@ mod tests {
         let text = render(&Failure {
             error: &error,
             rows: &[],
+            nics: None,
+            retry_secs: 0,
             modules: 0,
             module_failures: &[],
             shell: false,
@@ -188,5 +236,47 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("Devices seen: none") && !text.contains("rescue shell"));
+    }
+
+    #[test]
+    fn cards_are_shown_with_what_was_tried() {
+        use crate::boot::net::cards::Card;
+        let nics = [Nic {
+            card: Card {
+                name: "eth0".into(),
+                index: 2,
+                mac: [0x52, 0x54, 0, 0, 0, 1],
+                driver: "e1000e".into(),
+            },
+            carrier: true,
+            text: "DHCP, attempt 3: no DHCP server answered within 4000 ms".into(),
+            config: None,
+            rank: 0,
+        }];
+        let error = BootError::NoNetwork { waited_secs: 60 };
+        let show = |nics| {
+            render(&Failure {
+                error: &error,
+                rows: &[],
+                nics: Some(nics),
+                retry_secs: 30,
+                modules: 12,
+                module_failures: &[],
+                shell: true,
+            })
+        };
+        let text = show(&nics);
+        for part in [
+            "no network card could be configured within 60 s",
+            "eth0        e1000e, 52:54:00:00:00:01, carrier",
+            "DHCP, attempt 3",
+            "hint: check cable",
+            "trying again by itself in 30 s",
+            "s rescue shell",
+        ] {
+            assert!(text.contains(part), "{part} missing in\n{text}");
+        }
+        assert!(!text.contains("Devices seen"), "{text}");
+        assert!(show(&[]).contains("Network cards: none"));
     }
 }

@@ -90,6 +90,9 @@ impl Plan {
     }
 }
 
+/// A frame with its packed bytes, once a thread has made it.
+type Packed = Option<(Frame, Vec<u8>)>;
+
 /// Reads and packs the blocks of `plan`. `images[i]` is layer i of the manifest.
 ///
 /// # Errors
@@ -103,7 +106,7 @@ pub fn build(
     threads: usize,
 ) -> Result<Bundle, PublishError> {
     let next = AtomicUsize::new(0);
-    let done: Mutex<Vec<Option<(Frame, Vec<u8>)>>> = Mutex::new(vec![None; plan.frames.len()]);
+    let done: Mutex<Vec<Packed>> = Mutex::new(vec![None; plan.frames.len()]);
     let work = || -> Result<(), PublishError> {
         let mut packer = Packer::new(packing)?;
         let mut content = Vec::new();

@@ -112,7 +112,7 @@ impl Cutter {
         if end - run >= LEAST_RUN_BYTES {
             let mut head = vec![0; small.min(HASHED_BYTES) as usize];
             image.read_at(&mut head, small_start)?;
-            if hash(&head) % RUN_MODULUS == 0 {
+            if hash(&head).is_multiple_of(RUN_MODULUS) {
                 self.flush(end);
             }
         }

@@ -46,8 +46,8 @@ pub struct PublishRequest {
     pub system: Name,
     /// What menus call the system; as before if not said.
     pub system_label: Option<Label>,
-    /// The version: the build id.
-    pub version: Name,
+    /// The version: the build id. If there is none, the images' names and digests make one of 16 hexadecimal digits.
+    pub version: Option<Name>,
     /// What menus call the version.
     pub label: Label,
     /// The build's epoch, seconds since 1970.
@@ -211,9 +211,13 @@ pub fn publish(
             &parts,
         )?;
     }
+    let id = match &request.version {
+        Some(id) => id.clone(),
+        None => id_of(&layers)?,
+    };
     let manifest = Manifest {
         system: request.system.clone(),
-        version: request.version.clone(),
+        version: id.clone(),
         created_secs: request.created_secs,
         layers,
         bundles: bundles.iter().map(|b| b.stated.clone()).collect(),
@@ -223,7 +227,7 @@ pub fn publish(
     other_new_bytes += put_if_new(&writer, ObjectKind::Manifest, &manifest_sha256, &[&bytes])?;
 
     let version = Version {
-        id: request.version.clone(),
+        id: id.clone(),
         created_secs: request.created_secs,
         label: request.label.clone(),
         manifest_bytes: bytes.len() as u32, // at most MAX_MANIFEST_BYTES
@@ -241,7 +245,7 @@ pub fn publish(
     }
     Ok(Summary {
         system: request.system.clone(),
-        version: request.version.clone(),
+        version: id,
         serial,
         layers: summaries,
         bundles: bundles
@@ -343,6 +347,16 @@ fn store_layer(
         pages,
     };
     Ok((layer, counts, new_bytes))
+}
+
+/// An id for a version that no build made: equal images have the same.
+fn id_of(layers: &[Layer]) -> Result<Name, PublishError> {
+    let mut hash = Sha256::new();
+    for layer in layers {
+        hash.update(format!("{} {}\n", layer.name, layer.image_sha256));
+    }
+    let digest = Digest(hash.finalize().into()).to_string();
+    Name::new(&digest[..16]).map_err(|_| PublishError::Panicked) // hexadecimal digits make a name
 }
 
 fn digest_of(file: &ImageFile) -> io::Result<Digest> {

@@ -232,10 +232,11 @@ pub(super) fn read_page(
         .map_err(store.damaged(ObjectKind::Page, &page.sha256))
 }
 
+/// Objects: where each lies, and its length.
+pub(super) type Objects = BTreeMap<(ObjectKind, Digest), (PathBuf, u64)>;
+
 /// The objects in the store's folders, with their lengths. What is not named like an object is none of our business.
-pub(super) fn all_objects(
-    store: &Store,
-) -> Result<BTreeMap<(ObjectKind, Digest), (PathBuf, u64)>, PublishError> {
+pub(super) fn all_objects(store: &Store) -> Result<Objects, PublishError> {
     let mut found = BTreeMap::new();
     for kind in ObjectKind::ALL {
         let folder = store.dir().join(kind.folder());

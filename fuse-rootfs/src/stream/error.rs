@@ -43,8 +43,8 @@ pub enum FetchError {
     #[error("the server answered HTTP {0}")]
     Status(u16),
     /// Redirects without end or aim.
-    #[error("more than {0} redirects")]
-    Redirects(u32),
+    #[error("its redirects go on and on, or nowhere")]
+    Redirects,
     /// The body is packed, though nobody asked for it.
     #[error("the server packed the body as `{0}`, though `identity` was asked for")]
     Encoding(String),
@@ -127,7 +127,7 @@ impl FetchError {
             Self::Stalled(_) | Self::Crawl { .. } => ErrorKind::Stalled,
             Self::NotFound(_) => ErrorKind::NotFound,
             Self::Status(_) => ErrorKind::Status,
-            Self::Redirects(_) => ErrorKind::Redirects,
+            Self::Redirects => ErrorKind::Redirects,
             Self::Encoding(_) => ErrorKind::Encoding,
             Self::WrongLength { .. } | Self::TooLong(_) | Self::WrongRange { .. } => {
                 ErrorKind::Length

@@ -107,6 +107,9 @@ fn run(weak: &Weak<Image>, fill: Fill, state: &FillState) {
                 state.set("no-room");
                 return;
             }
+            if image.from_older(at, &place).is_some() {
+                continue;
+            }
             match fill {
                 Fill::Rate(rate) => pay(&mut budget, rate, place.chunk.stored_bytes),
                 _ => {

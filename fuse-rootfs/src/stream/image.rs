@@ -54,6 +54,8 @@ pub struct Counters {
     pub waits: AtomicU64,
     /// Reads that fetched chunks.
     pub misses: AtomicU64,
+    /// Chunks taken from older versions.
+    pub older: AtomicU64,
     /// Reads that failed.
     pub errors: AtomicU64,
     /// Microseconds that readers waited, together.
@@ -228,6 +230,11 @@ impl Image {
             if place.chunk.is_zeros() || self.cache.read(layer, part.start, slot) {
                 continue;
             }
+            if let Some(chunk) = self.from_older(layer, &place) {
+                let from = (part.start - place.start) as usize;
+                slot.copy_from_slice(&chunk[from..from + slot.len()]);
+                continue;
+            }
             match self.fetch_chunk(layer, &place, &part, Class::Demand) {
                 Some(flight) => coming.push((part, place, flight)),
                 // It came a moment ago: look again.
@@ -330,6 +337,37 @@ impl Image {
             folder.keep_object(ObjectKind::Page, &reference.sha256, &bytes);
         }
         Ok(slot.get_or_init(|| Arc::new(page)).clone())
+    }
+
+    /// The bytes of a chunk from what an older version left in the folder; they are kept for this version too.
+    #[must_use]
+    pub fn from_older(&self, layer: usize, place: &Place) -> Option<Vec<u8>> {
+        let bytes = self.folder.as_ref()?.donors().chunk(&place.chunk)?;
+        self.cache.store(layer, place.start, &bytes);
+        self.counters.older.fetch_add(1, Ordering::Relaxed);
+        Some(bytes)
+    }
+
+    /// Takes from older versions what they have of `blocks`.
+    ///
+    /// # Errors
+    /// A page could not be had.
+    pub fn take_older(&self, layer: usize, blocks: Range<u64>) -> Result<(), Arc<StreamError>> {
+        let mut at = blocks.start * BLOCK;
+        let end = (blocks.end * BLOCK).min(self.manifest.layers[layer].image_bytes);
+        while at < end {
+            let Some(missing) = self.cache.first_missing(layer, at / BLOCK..blocks.end) else {
+                return Ok(());
+            };
+            at = at.max(missing * BLOCK);
+            if at >= end {
+                return Ok(());
+            }
+            let place = self.locate(layer, at, Class::Prefetch)?;
+            let _ = self.from_older(layer, &place); // the bundle brings what is not there
+            at = place.end();
+        }
+        Ok(())
     }
 
     /// Begins to fetch a chunk, which is kept in the cache when it comes; `None` if the blocks of `bytes` are there.

@@ -88,6 +88,7 @@ impl Status {
             .raw("waits", get(&counters.waits))
             .raw("misses", get(&counters.misses))
             .raw("errors", get(&counters.errors))
+            .raw("chunks_of_older_versions", get(&counters.older))
             .raw(
                 "stall_seconds",
                 format_args!("{:.3}", get(&counters.stall_us) as f64 / 1e6),

@@ -1,6 +1,8 @@
 //! The store every format test is about: one system, two layers, one profile. `data/store-v1/` holds its bytes.
 #![allow(dead_code)] // each test program uses its part
 
+pub mod erofs;
+
 use fuse_rootfs::format::{
     BLOCK_BYTES, BundleHeader, BundleKind, BundleRef, ChunkRef, Codec, Digest, Frame, Index, Label,
     Layer, LayerKind, Manifest, Name, Page, PageRef, Run, System, Version, encode_chunk,
@@ -12,6 +14,20 @@ pub fn name(text: &str) -> Name {
 
 pub fn label(text: &str) -> Label {
     Label::new(text).unwrap()
+}
+
+/// Bytes that do not repeat and do not compress; equal for equal seeds.
+pub fn noise(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut out = Vec::with_capacity(bytes + 8);
+    while out.len() < bytes {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        out.extend_from_slice(&state.to_le_bytes());
+    }
+    out.truncate(bytes);
+    out
 }
 
 /// The 9 bytes that the image has besides zeros.

@@ -126,15 +126,27 @@ fn a_loop_of_redirects_is_told() {
 }
 
 #[test]
+fn plain_http_goes_through_a_proxy_as_proxies_want_it() {
+    let lab = lab();
+    let proxy = Server::new(lab.store.path());
+    let mut config = config(&lab.store, &["http://store.invalid/x/".into()]);
+    config.proxy = Some(format!("http://user:secret@{}", proxy.address));
+    std::os::unix::fs::symlink(".", lab.store.path().join("x")).unwrap();
+    let image = open(&config).unwrap();
+    compare(&image, 0, &lab.images[0].bytes);
+    let log = proxy.log();
+    assert!(
+        log.iter()
+            .all(|line| line.starts_with("http://store.invalid/x/")),
+        "{log:?}"
+    );
+    assert!(lab.server.log().is_empty());
+}
+
+#[test]
 fn redirects_are_followed_and_remembered() {
     let lab = lab();
     let front = Server::new(lab.store.path());
-    front.fault("/", u32::MAX, Fault::Status(599)); // never used, but for what is set below
-    front.heal();
-    for kind in ["/head", "/m/", "/p/", "/b/", "/c/"] {
-        front.fault(kind, u32::MAX, Fault::Redirect(String::new()));
-    }
-    front.heal();
     // A redirect needs the full path; so the front sends only the head away, as a CDN's front door does.
     front.fault(
         "/head",

@@ -209,6 +209,11 @@ fn serve(stream: &TcpStream, root: &std::path::Path, shared: &Shared) -> std::io
             .lock()
             .unwrap()
             .push(format!("{path} {}", range.as_deref().unwrap_or("")));
+        // As a proxy is asked: with the whole URL. This one answers from what it has.
+        let path = match path.strip_prefix("http://") {
+            Some(rest) => format!("/{}", rest.split_once('/').map_or("", |(_, path)| path)),
+            None => path,
+        };
         if !answer(stream, root, shared, &path, range.as_deref())? {
             return Ok(());
         }

@@ -3,10 +3,12 @@
 //!
 //! - `meter FILE LABEL SIZED COMMAND…` runs COMMAND and appends a row: label, wall seconds, processor seconds (user and
 //!   system, children included), the largest process's peak memory in MiB, the size of the file SIZED in MB (`-`: none).
-//! - `boot FILE LABEL bios|uefi IMAGE MARK` boots IMAGE as a CD and appends a row: label, seconds from power-on to MARK.
+//! - `boot FILE LABEL bios|uefi IMAGE MARK` boots IMAGE as a CD and appends a row: label, seconds from power-on to MARK,
+//!   the emulator's processor seconds until then.
 //! - `overwrite IMAGE PATH FILE` puts FILE's text in place of what PATH on the ISO holds; it must not be longer.
 //! - `packages MANIFEST SET` prints the names of the Debian packages in a set of a manifest's inputs.
-//! - `table FILE BASE` prints FILE with ratios to the row labelled BASE; rows of equal label become their median.
+//! - `table FILE BASE…` prints FILE: rows of equal label become their median, and the ratio of each is to the last BASE at
+//!   or before its place, so that every row is compared with what stands above it.
 
 use std::{
     collections::BTreeSet,
@@ -28,7 +30,7 @@ use nix::sys::{
 
 const BOOT_LIMIT: Duration = Duration::from_secs(600);
 const USAGE: &str = "usage: bench-helper meter FILE LABEL SIZED COMMAND… | boot FILE LABEL bios|uefi IMAGE MARK | \
-                     overwrite IMAGE PATH FILE | packages MANIFEST SET | table FILE BASE";
+                     overwrite IMAGE PATH FILE | packages MANIFEST SET | table FILE BASE…";
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -55,7 +57,7 @@ fn run() -> Outcome {
                 .map_err(Into::into)
         }
         ["packages", manifest, set] => packages(manifest, set),
-        ["table", file, base] => table(file, base),
+        ["table", file, ref bases @ ..] if !bases.is_empty() => table(file, bases),
         _ => Err(USAGE.into()),
     }
 }
@@ -111,7 +113,11 @@ fn boot(file: &str, label: &str, firmware: &str, image: &str, mark: &str) -> Out
         )
         .into());
     }
-    append(file, &format!("{label}\t{:.1}", boot.took.as_secs_f64()))
+    let processor = boot.vm.processor_secs();
+    append(
+        file,
+        &format!("{label}\t{:.1}\t{processor:.1}", boot.took.as_secs_f64()),
+    )
 }
 
 fn packages(manifest: &str, set: &str) -> Outcome {
@@ -141,21 +147,21 @@ fn packages(manifest: &str, set: &str) -> Outcome {
 
 /// The names of the columns of a row with so many numbers.
 fn columns(numbers: usize) -> &'static [&'static str] {
-    if numbers == 1 {
-        &["seconds"]
+    if numbers == 2 {
+        &["seconds", "CPU s"]
     } else {
         &["wall s", "CPU s", "peak MiB", "size MB"]
     }
 }
 
-fn table(file: &str, base: &str) -> Outcome {
+fn table(file: &str, bases: &[&str]) -> Outcome {
     let text = fs::read_to_string(file)?;
-    print!("{}", render(&text, base)?);
+    print!("{}", render(&text, bases)?);
     Ok(())
 }
 
-/// Rows of `label TAB number…` as a table in Markdown; `x` columns are ratios to the row `base`.
-fn render(text: &str, base: &str) -> Result<String, Box<dyn Error>> {
+/// Rows of `label TAB number…` as a table in Markdown; `x` columns are ratios to the last of `bases` at or above the row.
+fn render(text: &str, bases: &[&str]) -> Result<String, Box<dyn Error>> {
     let mut rows: Vec<(&str, Vec<Vec<Option<f64>>>)> = Vec::new();
     for line in text.lines() {
         let mut fields = line.split('\t');
@@ -166,24 +172,25 @@ fn render(text: &str, base: &str) -> Result<String, Box<dyn Error>> {
             None => rows.push((label, vec![numbers])),
         }
     }
-    let medians: Vec<(&str, Vec<Option<f64>>, usize)> = rows
+    if let Some(missing) = bases
         .iter()
-        .map(|(label, runs)| (*label, median(runs), runs.len()))
-        .collect();
-    let reference = medians
-        .iter()
-        .find(|(label, ..)| *label == base)
-        .ok_or(format!("no row `{base}`"))?
-        .1
-        .clone();
-    let names = columns(reference.len());
+        .find(|base| !rows.iter().any(|(label, _)| label == *base))
+    {
+        return Err(format!("no row `{missing}`").into());
+    }
+    let names = columns(rows.first().map_or(0, |(_, runs)| median(runs).len()));
     let mut out = String::from("| | runs |");
     for name in names {
         write!(out, " {name} | x |")?;
     }
     writeln!(out, "\n|---|--:|{}", "--:|".repeat(names.len() * 2))?;
-    for (label, numbers, runs) in &medians {
-        write!(out, "| {label} | {runs} |")?;
+    let mut reference: Vec<Option<f64>> = Vec::new();
+    for (label, runs) in &rows {
+        let numbers = median(runs);
+        if bases.contains(label) {
+            reference.clone_from(&numbers);
+        }
+        write!(out, "| {label} | {} |", runs.len())?;
         for (index, _) in names.iter().enumerate() {
             match (
                 numbers.get(index).copied().flatten(),
@@ -221,14 +228,28 @@ mod tests {
     use super::render;
 
     #[test]
-    fn ratios_are_to_the_base_and_runs_become_their_median() {
-        let text = "today\t90\t100\t500\t344.0\nours\t30\t50\t200\t-\nours\t60\t40\t100\t-\nours\t45\t45\t150\t-\n";
-        let table = render(text, "today").unwrap();
+    fn ratios_are_to_the_base_above_and_runs_become_their_median() {
+        let text = "today\t90\t100\t500\t344.0\nours\t30\t50\t200\t-\nours\t60\t40\t100\t-\nours\t45\t45\t150\t-\n\
+                    theirs\t10\t10\t10\t-\nlast\t5\t4\t20\t-\n";
+        let table = render(text, &["today", "theirs"]).unwrap();
         assert!(
             table.contains("| ours | 3 | 45.0 | 0.50 | 45.0 | 0.45 | 150.0 | 0.30 | | |"),
             "{table}"
         );
         assert!(table.contains("| today | 1 | 90.0 | 1.00 |"), "{table}");
-        assert!(render(text, "nobody").is_err());
+        assert!(
+            table.contains("| last | 1 | 5.0 | 0.50 | 4.0 | 0.40 | 20.0 | 2.00 |"),
+            "{table}"
+        );
+        assert!(render(text, &["today", "nobody"]).is_err());
+    }
+
+    #[test]
+    fn boots_have_two_columns() {
+        let table = render("stock\t80.0\t100.0\nours\t40.0\t70.0\n", &["stock"]).unwrap();
+        assert!(
+            table.contains("| ours | 1 | 40.0 | 0.50 | 70.0 | 0.70 |"),
+            "{table}"
+        );
     }
 }

@@ -52,6 +52,14 @@ impl ClassFilter {
         (Self(rules), wrong)
     }
 
+    /// The same with `prefixes` loaded at once.
+    #[must_use]
+    pub fn with_now(mut self, prefixes: &[&str]) -> Self {
+        let now = |prefix: &&str| ((*prefix).to_owned(), When::Now);
+        self.0.extend(prefixes.iter().map(now));
+        self
+    }
+
     /// The longest prefix of `path` decides.
     pub fn when(&self, path: &str) -> When {
         self.0
@@ -110,6 +118,15 @@ mod tests {
         ] {
             assert_eq!(filter.when(path), when, "{path}");
         }
+    }
+
+    #[test]
+    fn network_drivers_can_be_asked_for() {
+        let (filter, _) = ClassFilter::parse(DEFAULT_CLASSES);
+        let filter = filter.with_now(&["kernel/drivers/net/"]);
+        let card = "kernel/drivers/net/ethernet/intel/e1000e/e1000e.ko";
+        assert_eq!(filter.when(card), When::Now);
+        assert_eq!(filter.when("kernel/sound/x.ko"), When::Never);
     }
 
     #[test]

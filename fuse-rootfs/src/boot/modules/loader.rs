@@ -20,6 +20,9 @@ const COMPRESSED_FILE: i32 = 4;
 const WORKERS_LEAST: usize = 2;
 const WORKERS_MOST: usize = 8;
 
+/// Where drivers lie that a root from the network needs, beside the usual classes.
+const NETWORK_CLASSES: &[&str] = &["kernel/drivers/net/", "kernel/net/"];
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Loading,
@@ -89,6 +92,11 @@ impl Loader {
         } else {
             &own
         });
+        let filter = if params.net.is_asked() {
+            filter.with_now(NETWORK_CLASSES)
+        } else {
+            filter
+        };
         for line in wrong {
             log::warn(format!(
                 "`/etc/gasthaus/coldplug-classes`: cannot use `{line}`; expected `now|later|never <path prefix>`"

@@ -81,6 +81,27 @@ impl Blocks {
         Ok(blocks)
     }
 
+    /// The same files, if they are there already and hold this image.
+    #[must_use]
+    pub fn kept(stem: &Path, image_bytes: u64) -> Option<Self> {
+        let open = |extension| {
+            File::options()
+                .read(true)
+                .write(true)
+                .open(stem.with_extension(extension))
+                .ok()
+        };
+        let (data, tags) = (open("data")?, open("tags")?);
+        let mut header = [0; HEADER_BYTES as usize];
+        tags.read_exact_at(&mut header, 0).ok()?;
+        if parse_header(&header) != Some(image_bytes) {
+            return None;
+        }
+        let blocks = Self::new(data, Some(tags), image_bytes);
+        blocks.load().ok()?;
+        Some(blocks)
+    }
+
     fn new(data: File, tags: Option<File>, image_bytes: u64) -> Self {
         let blocks = image_bytes.div_ceil(BLOCK);
         Self {

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{FlockOperation, flock, statvfs};
 
 use super::blocks::Blocks;
+use super::donors::Donors;
 use crate::format::{Digest, Layer, MAX_HEAD_BYTES, ObjectKind};
 
 /// Part of the file system that stays free, in parts of 20.
@@ -29,6 +30,7 @@ pub struct Folder {
     limit_bytes: Option<u64>,
     counter: AtomicU64,
     ours: Vec<String>,
+    donors: Donors,
     _lock: File,
 }
 
@@ -53,16 +55,24 @@ impl Folder {
             limit_bytes,
             counter: AtomicU64::new(0),
             ours: Vec::new(),
+            donors: Donors::default(),
             _lock: lock,
         })
     }
 
-    /// Says which images are in use: files of others may go when space is short.
+    /// Says which images are in use: files of others may give, and go when space is short.
     pub fn set_layers(&mut self, layers: &[Layer]) {
         self.ours = layers
             .iter()
             .map(|layer| layer.image_sha256.to_string())
             .collect();
+        self.donors = Donors::find(self, layers);
+    }
+
+    /// What images of other versions can give.
+    #[must_use]
+    pub const fn donors(&self) -> &Donors {
+        &self.donors
     }
 
     /// Bytes that our images may take while those of others stay: the limit, but never the last twentieth of the file system.
@@ -119,13 +129,31 @@ impl Folder {
         )
     }
 
+    /// The same, if there are any.
+    #[must_use]
+    pub fn kept_blocks_of(&self, layer: &Layer) -> Option<Blocks> {
+        let stem = self.path.join("l").join(layer.image_sha256.to_string());
+        Blocks::kept(&stem, layer.image_bytes)
+    }
+
+    /// Names of the small objects of `kind` that are kept.
+    #[must_use]
+    pub fn names(&self, kind: ObjectKind) -> Vec<Digest> {
+        let all = fs::read_dir(self.path.join(kind.folder()))
+            .into_iter()
+            .flatten();
+        all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .collect()
+    }
+
     /// Deletes the blocks of the image not in use that was written longest ago; returns the bytes it had, `None` if there is none.
     pub fn evict_foreign(&self) -> Option<u64> {
         let written = |path: &Path| path.metadata().and_then(|meta| meta.modified()).ok();
-        let (path, _, bytes) = self
+        let (path, name, bytes) = self
             .files()
             .filter(|(_, name, _)| !self.is_ours(name))
             .min_by_key(|(path, ..)| written(path))?;
+        self.donors.forget(&name);
         fs::remove_file(&path).ok()?;
         Some(bytes)
     }

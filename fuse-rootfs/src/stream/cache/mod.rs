@@ -3,6 +3,7 @@
 
 pub mod bitmap;
 pub mod blocks;
+pub mod donors;
 pub mod folder;
 
 use std::io;

@@ -119,12 +119,36 @@ impl<'a> Player<'a> {
         Some(start..end)
     }
 
+    /// Whether older versions in the folder may have some of what the bundle would bring.
+    fn older(&self) -> bool {
+        self.image
+            .folder
+            .as_ref()
+            .is_some_and(|folder| !folder.donors().is_empty())
+    }
+
+    /// Takes from older versions what they have of the bundle's blocks.
+    fn take_older(&self, header: &BundleHeader) {
+        for run in header.runs() {
+            let blocks = run.first_block..run.first_block + u64::from(run.blocks);
+            if self.image.take_older(run.layer.into(), blocks).is_err() {
+                return; // no page, no chunk: the bundle itself may still come
+            }
+        }
+    }
+
     fn stream_all(&mut self) -> Result<(), FetchError> {
         let mut next = 0; // the frame that comes next
+        let mut older = self.older();
         loop {
             let (from, to, until) = match self.track.header.get() {
+                // With older versions at hand the header alone first: it says what is needed.
+                None if older => (0, self.track.bundle.header_bytes.into(), 0),
                 None => (0, self.track.bundle.bytes, usize::MAX),
                 Some(header) => {
+                    if std::mem::take(&mut older) {
+                        self.take_older(header);
+                    }
                     let Some(frames) = self.wanted(next) else {
                         return Ok(());
                     };

@@ -6,12 +6,15 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
-use ureq::unversioned::transport::DefaultConnector;
+use ureq::unversioned::transport::{
+    ConnectProxyConnector, Connector, RustlsConnector, TcpConnector,
+};
 use ureq::{Agent, Error, Proxy, ResponseExt, Timeout};
 
 use super::super::error::FetchError;
 use super::super::policy::Policy;
 use super::dns::Dns;
+use super::proxy::PlainProxyConnector;
 use super::{Ask, Body};
 
 /// How long a redirected base is used before the original one is asked again.
@@ -47,22 +50,29 @@ impl Web {
             None => RootCerts::WebPki,
             Some(path) => RootCerts::from(authorities(path)?),
         };
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(policy.redirects)
-            .max_redirects_will_error(true)
-            .proxy(proxy)
-            .tls_config(TlsConfig::builder().root_certs(roots).build())
-            .user_agent(concat!("gasthaus-live/", env!("CARGO_PKG_VERSION")))
-            .accept_encoding("identity")
-            .input_buffer_size(INPUT_BYTES)
-            .output_buffer_size(OUTPUT_BYTES)
-            .max_idle_connections(policy.connections + 8)
-            .max_idle_connections_per_host(policy.connections + 8)
-            .max_idle_age(Duration::from_secs(25))
-            .max_response_header_size(16 * 1024)
-            .build();
-        let agent = Agent::with_parts(config, DefaultConnector::default(), Dns::from_system());
+        let settings = |proxy: Option<Proxy>| {
+            Agent::config_builder()
+                .http_status_as_error(false)
+                .max_redirects(policy.redirects)
+                .max_redirects_will_error(true)
+                .proxy(proxy)
+                .tls_config(TlsConfig::builder().root_certs(roots.clone()).build())
+                .user_agent(concat!("gasthaus-live/", env!("CARGO_PKG_VERSION")))
+                .accept_encoding("identity")
+                .input_buffer_size(INPUT_BYTES)
+                .output_buffer_size(OUTPUT_BYTES)
+                .max_idle_connections(policy.connections + 8)
+                .max_idle_connections_per_host(policy.connections + 8)
+                .max_idle_age(Duration::from_secs(25))
+                .max_response_header_size(16 * 1024)
+                .build()
+        };
+        let connector =
+            ().chain(PlainProxyConnector::new(proxy.clone(), settings(None)))
+                .chain(ConnectProxyConnector::default())
+                .chain(TcpConnector::default())
+                .chain(RustlsConnector::default());
+        let agent = Agent::with_parts(settings(proxy), connector, Dns::from_system());
         Ok(Self {
             agent,
             policy: policy.clone(),
@@ -270,8 +280,7 @@ pub(super) fn refine(error: Error, patience: Duration) -> FetchError {
             host: String::new(),
             problem: "no such name".into(),
         },
-        Error::TooManyRedirects => FetchError::Redirects(0),
-        Error::RedirectFailed => FetchError::Redirects(0),
+        Error::TooManyRedirects | Error::RedirectFailed => FetchError::Redirects,
         Error::StatusCode(status) => FetchError::Status(status),
         Error::Tls(text) => FetchError::Tls(text.into()),
         Error::Rustls(error) => FetchError::Tls(error.to_string()),

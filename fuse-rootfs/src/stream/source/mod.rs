@@ -4,6 +4,7 @@
 pub mod dir;
 pub mod dns;
 pub mod http;
+pub mod proxy;
 
 use std::io::Read;
 use std::sync::Arc;

@@ -43,6 +43,12 @@ pub enum Failure {
         needed_mib: u64,
         free_mib: u64,
     },
+    #[error("guest `{guest}` is to join the bridge `{bridge}`, which is not there after {} s", waited.as_secs())]
+    NoBridge {
+        guest: String,
+        bridge: String,
+        waited: Duration,
+    },
     #[error("disk `{device}` of guest `{guest}` is in use already; two writers would destroy it")]
     DiskInUse { guest: String, device: String },
     #[error("cannot {attempt} `{}`", path.display())]
@@ -88,6 +94,9 @@ impl Failure {
             Self::NotUp { guest, .. } => Some(format!(
                 "look at its console: `guests start {guest}`, then `guests console {guest}`"
             )),
+            Self::NoBridge { .. } => Some(
+                "`networkctl` and `journalctl -u systemd-networkd` tell what became of it".into(),
+            ),
             Self::NotRunning { guest } => Some(format!("`guests start {guest}` starts it")),
             Self::DiskInUse { guest, .. } => Some(format!("`guests stop {guest}` frees it")),
             _ => None,

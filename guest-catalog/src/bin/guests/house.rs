@@ -110,9 +110,73 @@ impl House {
         lines.any(|line| line.starts_with("model name") && line.contains("QEMU TCG"))
     }
 
+    /// Whether there is a bridge of this name.
+    pub fn has_bridge(&self, name: &str) -> bool {
+        self.root
+            .join("sys/class/net")
+            .join(name)
+            .join("bridge")
+            .is_dir()
+    }
+
+    /// Whether dom0 serves devices to some guest already: then the house was started before.
+    pub fn has_served_guests(&self) -> bool {
+        let devices = fs::read_dir(self.root.join("sys/bus/xen-backend/devices"));
+        devices.is_ok_and(|mut devices| devices.next().is_some())
+    }
+
+    /// Undoes what `gasthaus-live` set up for the time of the boot alone: grace periods are expedited, and on an emulated
+    /// machine dom0 works on one processor (`/run/gasthaus/parked-processors` names the others).
+    pub fn end_boot(&self) {
+        for processor in self
+            .read("run/gasthaus/parked-processors")
+            .split_whitespace()
+        {
+            if processor.bytes().all(|byte| byte.is_ascii_digit()) {
+                self.set(
+                    &format!("sys/devices/system/cpu/cpu{processor}/online"),
+                    "1",
+                );
+            }
+        }
+        self.set("sys/kernel/rcu_expedited", "0");
+    }
+
+    /// Writes a setting of the kernel; said where it does not take it, since nothing depends on it.
+    fn set(&self, path: &str, text: &str) {
+        let path = self.root.join(path);
+        if path.exists()
+            && let Err(error) = fs::write(&path, text)
+        {
+            println!(
+                "guests: cannot write `{text}` to `{}`: {error}",
+                path.display()
+            );
+        }
+    }
+
+    /// Whether somebody can log in: a log-in prompt runs on some console.
+    pub fn has_login(&self) -> bool {
+        let processes = fs::read_dir(self.root.join("proc")).into_iter().flatten();
+        processes.flatten().any(|process| {
+            let is_number = process
+                .file_name()
+                .to_str()
+                .is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
+            is_number
+                && fs::read_to_string(process.path().join("comm"))
+                    .is_ok_and(|comm| matches!(comm.trim_end(), "agetty" | "login"))
+        })
+    }
+
     /// Whether the boot menu entry asked for no guests.
     pub fn guests_are_off(&self) -> bool {
         self.word("gasthaus.guests").as_deref() == Some("off")
+    }
+
+    /// Where the root streams from, if it does: `gasthaus-live` leaves the mirror's URL for us.
+    pub fn source(&self) -> Option<String> {
+        Some(self.read("run/gasthaus/source")).filter(|url| !url.is_empty())
     }
 
     /// Id of the build this system was booted from.
@@ -197,6 +261,23 @@ mod tests {
         );
         write("proc/xen/capabilities", "control_d\n");
         assert_eq!(house.hypervisor(), Hypervisor::Xen);
+        write("proc/1/comm", "systemd\n");
+        write("proc/net/comm", "agetty\n");
+        assert!(!house.has_login());
+        write("proc/77/comm", "agetty\n");
+        assert!(house.has_login());
+        write("run/gasthaus/parked-processors", "1 ../2\n");
+        write("sys/devices/system/cpu/cpu1/online", "0");
+        write("sys/kernel/rcu_expedited", "1");
+        house.end_boot();
+        assert_eq!(house.read("sys/devices/system/cpu/cpu1/online"), "1");
+        assert_eq!(house.read("sys/kernel/rcu_expedited"), "0");
+        assert!(!house.has_served_guests());
+        write("sys/bus/xen-backend/devices/vif-1-0", "");
+        assert!(house.has_served_guests());
+        write("sys/class/net/eth0/address", "");
+        write("sys/class/net/guests0/bridge/bridge_id", "");
+        assert!(house.has_bridge("guests0") && !house.has_bridge("eth0"));
         write("proc/uptime", "12.75 3.00\n");
         assert_eq!(house.uptime().as_secs(), 12);
     }

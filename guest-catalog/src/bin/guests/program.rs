@@ -1,19 +1,24 @@
 //! The only place that starts other programs: by absolute path, with a time limit and bounded output.
 use crate::error::Failure;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{Read as _, Seek as _};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// Most bytes of output kept, from each of the two streams together.
 const OUTPUT_MAX_BYTES: u64 = 1024 * 1024;
-const POLL: Duration = Duration::from_millis(10);
 
 /// A program of dom0 by its full path, so that nobody's PATH decides what runs as root.
 pub const XL: &str = "/usr/sbin/xl";
 /// See [`XL`].
 pub const DMSETUP: &str = "/usr/sbin/dmsetup";
+/// See [`XL`].
+pub const IP: &str = "/usr/sbin/ip";
 
 /// Runs `program` and returns what it wrote to standard output.
 ///
@@ -38,7 +43,7 @@ pub fn run(
             .map_err(std::io::Error::from)
     };
     let (mut out, mut err) = (unnamed().map_err(failed)?, unnamed().map_err(failed)?);
-    let mut child = Command::new(program)
+    let mut child = Command::new(&*direct(program))
         .args(args)
         .env("LC_ALL", "C")
         // libdevmapper: make the nodes in /dev/mapper yourself and wait for nobody. Without it, it trusts udev to make
@@ -49,22 +54,15 @@ pub fn run(
         .stderr(err.try_clone().map_err(failed)?)
         .spawn()
         .map_err(failed)?;
-    let deadline = Instant::now() + limit;
-    let status = loop {
-        match child.try_wait().map_err(failed)? {
-            Some(status) => break status,
-            None if Instant::now() >= deadline => {
-                // It may have ended between the two lines; either way it is gone and reaped.
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(Failure::ProgramTimeout {
-                    program,
-                    purpose: purpose.to_owned(),
-                    limit,
-                });
-            }
-            None => std::thread::sleep(POLL),
-        }
+    let Some(status) = wait(&mut child, limit).map_err(failed)? else {
+        // It may have ended between the two lines; either way it is gone and reaped.
+        let _ = child.kill();
+        let _ = child.wait();
+        return Err(Failure::ProgramTimeout {
+            program,
+            purpose: purpose.to_owned(),
+            limit,
+        });
     };
     let stdout = text(&mut out).map_err(failed)?;
     if status.success() {
@@ -77,6 +75,47 @@ pub fn run(
         status,
         output,
     })
+}
+
+/// Debian's `xl` is a shell script that finds the `xl` of the running Xen. This finds it the same way, without a shell; where
+/// it is elsewhere, the script will know.
+fn direct(program: &'static str) -> Cow<'static, str> {
+    let part = |name| {
+        let text = std::fs::read_to_string(format!("/sys/hypervisor/version/{name}")).ok()?;
+        text.trim().parse::<u32>().ok()
+    };
+    let version = || Some(format!("{}.{}", part("major")?, part("minor")?));
+    if program == XL
+        && let Some(version) = version()
+    {
+        let path = format!("/usr/lib/xen-{version}/bin/xl");
+        if std::path::Path::new(&path).exists() {
+            return path.into();
+        }
+    }
+    program.into()
+}
+
+/// Sleeps until `child` ends, or `limit` is over (`None`). Looking again and again instead would take time from guests that
+/// start on the same processors.
+fn wait(child: &mut Child, limit: Duration) -> std::io::Result<Option<ExitStatus>> {
+    let deadline = Instant::now() + limit;
+    let pid = Pid::from_child(child);
+    let handle = pidfd_open(pid, PidfdFlags::empty())?;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(None);
+        }
+        let timeout = Timespec::try_from(left).map_err(std::io::Error::other)?;
+        match poll(&mut [PollFd::new(&handle, PollFlags::IN)], Some(&timeout)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 fn text(file: &mut File) -> std::io::Result<String> {

@@ -2,12 +2,14 @@
 use crate::error::Failure;
 use crate::health::{self, Since};
 use crate::house::House;
+use crate::program::{self, IP};
 use crate::state::{Lock, Record, State, lock};
 use crate::xl::Toolstack;
 use crate::{disks, state};
-use guest_catalog::{Entry, Mode, Resources};
+use guest_catalog::address::DEFAULT_BRIDGE;
+use guest_catalog::{Entry, Mode, NetworkMode, Resources};
 use std::fs;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a command waits for another one on the same guest.
@@ -19,19 +21,30 @@ const LOOK_PAUSE: Duration = Duration::from_millis(500);
 const ALIVE_PAUSE: Duration = Duration::from_secs(5);
 /// How long a domain may be shut down or missing: one that resets itself is built again by `xl`.
 const RESET_LIMIT: Duration = Duration::from_secs(20);
+/// How long a start waits for the bridge, which comes with dom0's network, and how often it looks.
+const BRIDGE_LIMIT: Duration = Duration::from_secs(90);
+const BRIDGE_PAUSE: Duration = Duration::from_millis(250);
 /// How long a start waits for others to take the memory they announced.
 const MEMORY_LIMIT: Duration = Duration::from_secs(120);
 
 /// One look at a guest.
 pub type Look<'h> = dyn Fn(&Entry, &Since) -> Result<(), String> + Sync + 'h;
 
+/// The hypervisor's memory, as far as it is known here.
+#[derive(Debug, Default)]
+struct Memory {
+    /// MiB announced by starts whose domain is not built yet.
+    announced_mib: u64,
+    /// What the toolstack said last, if nothing was built since: asking costs what starting a program costs.
+    free_mib: Option<u64>,
+}
+
 /// What starting needs; shared by guests that start together.
 pub struct Starter<'h> {
     pub house: &'h House,
     pub tools: &'h dyn Toolstack,
     pub look: Box<Look<'h>>,
-    /// MiB announced by starts whose domain is not built yet.
-    announced_mib: Mutex<u64>,
+    memory: Mutex<Memory>,
     settled: Condvar,
     /// Whether domains may exist that no record tells of.
     strangers: bool,
@@ -53,16 +66,25 @@ impl<'h> Starter<'h> {
             house,
             tools,
             look,
-            announced_mib: Mutex::new(0),
+            memory: Mutex::default(),
             settled: Condvar::new(),
             strangers: true,
         }
     }
 
-    /// For the start of the house, where `xl` has just listed all domains: whether there were any besides dom0.
-    pub fn with_strangers(mut self, strangers: bool) -> Self {
+    /// For the start of the house: whether there may be domains besides dom0, and the memory that `xl` just said is free.
+    pub fn at_start(mut self, strangers: bool, free_mib: u64) -> Self {
         self.strangers = strangers;
+        self.memory = Mutex::new(Memory {
+            free_mib: Some(free_mib),
+            ..Memory::default()
+        });
         self
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        // A panicking holder leaves nothing half-done that matters here.
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts `entry` and waits until it is up. `built` is called when its domain exists, or never will.
@@ -177,31 +199,78 @@ impl<'h> Starter<'h> {
             .and_then(|()| fs::write(&path, text))
             .map_err(failed)?;
         let needed_mib = self.announce(entry)?;
-        let outcome = self.tools.create(name, &path);
-        *self
-            .announced_mib
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) -= needed_mib;
+        let outcome = self
+            .wait_for_bridge(entry)
+            .and_then(|()| self.tools.create(name, &path));
+        {
+            let mut memory = self.memory();
+            memory.announced_mib -= needed_mib;
+            memory.free_mib = None;
+        }
         self.settled.notify_all();
         outcome
+    }
+
+    /// Guests start before dom0's network is up, since all else that they need is there much earlier; only their cards need
+    /// a bridge to be plugged into. The house's own is made here if need be: networkd takes over a bridge that it finds, with
+    /// the settings it has. Other bridges have settings of their own and are waited for.
+    fn wait_for_bridge(&self, entry: &Entry) -> Result<(), Failure> {
+        let network = &entry.guest.network;
+        let started = Instant::now();
+        if network.mode == NetworkMode::Bridge
+            && network.bridge == DEFAULT_BRIDGE
+            && !self.house.has_bridge(DEFAULT_BRIDGE)
+        {
+            let words = [
+                "link",
+                "add",
+                "name",
+                DEFAULT_BRIDGE,
+                "type",
+                "bridge",
+                "stp_state",
+                "0",
+                "forward_delay",
+                "0",
+            ];
+            if let Err(failure) = program::run(IP, &words, "make the bridge", BRIDGE_LIMIT)
+                && !self.house.has_bridge(DEFAULT_BRIDGE)
+            {
+                // Not made by the other guest's start or networkd meanwhile; the wait below will tell.
+                println!("guests: {}", failure.in_one_line());
+            }
+        }
+        while network.mode == NetworkMode::Bridge && !self.house.has_bridge(&network.bridge) {
+            if started.elapsed() >= BRIDGE_LIMIT {
+                return Err(Failure::NoBridge {
+                    guest: entry.guest.name.to_string(),
+                    bridge: network.bridge.clone(),
+                    waited: BRIDGE_LIMIT,
+                });
+            }
+            std::thread::sleep(BRIDGE_PAUSE);
+        }
+        Ok(())
     }
 
     /// Makes sure that there is memory for `entry` besides what others, starting now, will take.
     fn announce(&self, entry: &Entry) -> Result<u64, Failure> {
         let needed_mib = Resources::of(&entry.guest).hypervisor_mib;
         let deadline = Instant::now() + MEMORY_LIMIT;
-        let mut announced = self
-            .announced_mib
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut memory = self.memory();
         loop {
-            let free_mib = self.tools.free_mib()?;
-            if free_mib >= *announced + needed_mib {
-                *announced += needed_mib;
+            let free_mib = match memory.free_mib {
+                Some(known) => known,
+                None => self.tools.free_mib()?,
+            };
+            if free_mib >= memory.announced_mib + needed_mib {
+                memory.free_mib = Some(free_mib);
+                memory.announced_mib += needed_mib;
                 return Ok(needed_mib);
             }
+            memory.free_mib = None;
             let left = deadline.saturating_duration_since(Instant::now());
-            if *announced == 0 || left.is_zero() {
+            if memory.announced_mib == 0 || left.is_zero() {
                 return Err(Failure::Memory {
                     guest: entry.guest.name.to_string(),
                     needed_mib,
@@ -209,9 +278,9 @@ impl<'h> Starter<'h> {
                 });
             }
             // Part of what was announced may be taken by now: look again when a start is through.
-            announced = self
+            memory = self
                 .settled
-                .wait_timeout(announced, left)
+                .wait_timeout(memory, left)
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }

@@ -100,5 +100,6 @@ pub fn house(guests: &[(&str, u32)]) -> (tempfile::TempDir, House, Catalogue) {
     });
     let catalogue = Catalogue::new(parsed.collect()).unwrap();
     let house = House::at(dir.path());
+    std::fs::create_dir_all(dir.path().join("sys/class/net/guests0/bridge")).unwrap();
     (dir, house, catalogue)
 }

@@ -7,7 +7,7 @@ use crate::error::Failure;
 use crate::house::{House, Hypervisor};
 use crate::start::Starter;
 use crate::watch;
-use crate::xl::{Domain, Toolstack, Xl};
+use crate::xl::{Toolstack, Xl};
 use guest_catalog::{Catalogue, Entry, Mode};
 use sd_notify::NotifyState;
 use std::collections::BTreeSet;
@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 /// How long the toolstack's daemons may take to answer after boot.
 const TOOLSTACK_LIMIT: Duration = Duration::from_secs(60);
 const TOOLSTACK_PAUSE: Duration = Duration::from_millis(250);
+/// How long the log-in prompts may take before the house is declared open without one (there may be none by intent).
+const LOGIN_LIMIT: Duration = Duration::from_secs(120);
+const LOGIN_PAUSE: Duration = Duration::from_millis(500);
 /// What a start may take besides its health check: building the domain, disks, memory.
 const START_MARGIN: Duration = Duration::from_secs(120);
 
@@ -40,14 +43,13 @@ pub fn run(house: &House) -> Result<(), Failure> {
     notify(&[NotifyState::ExtendTimeoutUsec(
         u32::try_from(limit.as_micros()).unwrap_or(u32::MAX),
     )]);
-    let domains = match wait_for_toolstack(&tools) {
-        Ok(domains) => domains,
+    let free_mib = match wait_for_toolstack(&tools) {
+        Ok(free_mib) => free_mib,
         Err(failure) => {
             return give_up(house, hypervisor, guests.len(), failure);
         }
     };
-    let strangers = domains.iter().any(|domain| domain.id != 0);
-    let starter = Starter::new(house, &tools).with_strangers(strangers);
+    let starter = Starter::new(house, &tools).at_start(house.has_served_guests(), free_mib);
     thread::scope(|scope| {
         let (tell, told) = mpsc::channel();
         scope.spawn(|| start_all(&starter, &guests, tell));
@@ -158,20 +160,26 @@ fn deadline(guests: &[&Entry]) -> Duration {
     Duration::from_secs(longest.unwrap_or(0)) + START_MARGIN
 }
 
-/// The domains that there are, dom0 among them.
-fn wait_for_toolstack(tools: &dyn Toolstack) -> Result<Vec<Domain>, Failure> {
+/// The free memory in MiB, as soon as the toolstack answers.
+fn wait_for_toolstack(tools: &dyn Toolstack) -> Result<u64, Failure> {
     let started = Instant::now();
     loop {
-        match tools.domains() {
-            Ok(domains) => return Ok(domains),
+        match tools.free_mib() {
+            Ok(free_mib) => return Ok(free_mib),
             Err(failure) if started.elapsed() >= TOOLSTACK_LIMIT => return Err(failure),
             Err(_) => thread::sleep(TOOLSTACK_PAUSE),
         }
     }
 }
 
-/// The line that people and tests wait for, and the same for systemd.
+/// The line that people and tests wait for, and the same for systemd. The house is open when somebody can log in: guests
+/// start long before that, and may be up first.
 fn announce(house: &House, hypervisor: Hypervisor, up: usize, all: usize) {
+    let started = Instant::now();
+    while !house.has_login() && started.elapsed() < LOGIN_LIMIT {
+        thread::sleep(LOGIN_PAUSE);
+    }
+    house.end_boot();
     let line = ready_line(house, hypervisor, up, all);
     say(house, &line);
     notify(&[
@@ -181,8 +189,12 @@ fn announce(house: &House, hypervisor: Hypervisor, up: usize, all: usize) {
 }
 
 fn ready_line(house: &House, hypervisor: Hypervisor, up: usize, all: usize) -> String {
+    let source = house
+        .source()
+        .map(|url| format!(" source={url}"))
+        .unwrap_or_default();
     format!(
-        "gasthaus: ready build={} hypervisor={} guests={up}/{all} seconds={}",
+        "gasthaus: ready build={} hypervisor={} guests={up}/{all} seconds={}{source}",
         house.build_id(),
         hypervisor.as_str(),
         house.uptime().as_secs()
@@ -260,10 +272,20 @@ mod tests {
             line,
             "gasthaus: ready build=0123456789abcdef hypervisor=xen guests=1/2 seconds=41"
         );
+        std::fs::create_dir_all(dir.path().join("run/gasthaus")).unwrap();
+        let source = dir.path().join("run/gasthaus/source");
+        std::fs::write(&source, "http://192.0.2.1:8000/store\n").unwrap();
+        assert_eq!(
+            ready_line(&house, Hypervisor::Xen, 1, 2),
+            format!("{line} source=http://192.0.2.1:8000/store")
+        );
+        std::fs::remove_file(source).unwrap();
         assert_eq!(deadline(&autostarted(&catalogue)), Duration::from_secs(122));
         // No hypervisor in this house: the line comes at once, and truthfully.
         std::fs::create_dir_all(dir.path().join("dev")).unwrap();
         std::fs::write(dir.path().join("dev/tty1"), "").unwrap();
+        std::fs::create_dir_all(dir.path().join("proc/9")).unwrap();
+        std::fs::write(dir.path().join("proc/9/comm"), "agetty\n").unwrap();
         run(&house).unwrap();
         let screen = std::fs::read_to_string(dir.path().join("dev/tty1")).unwrap();
         assert_eq!(
