@@ -29,19 +29,22 @@ cleanup() {
 trap cleanup EXIT
 mkdir -p "$dir"/{raw,www}
 executables() { cargo build --release "$@" --message-format json-render-diagnostics | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p'; }
-gasthaus=$(executables --workspace --bin gasthaus | tail -1)
+builder() { # built only when something is to be made by it
+  [ -n "${gasthaus:-}" ] || gasthaus=$(executables --workspace --bin gasthaus | tail -1)
+  "$gasthaus" "$@" >&2
+}
 bench=$(executables -p boot-tests --bin stream-bench | tail -1)
-replay=$(executables -p fuse-rootfs --example replay | tail -1)
-publish=$(executables -p fuse-rootfs --features publish --example publish | tail -1)
+examples=$(executables -p fuse-rootfs --features publish --example replay --example publish)
+replay=$(grep '/replay$' <<<"$examples") publish=$(grep '/publish$' <<<"$examples")
 
 # The demo's layers as they are streamed: the same trees as uncompressed EROFS.
-[ -e "$dir/www/whole.iso" ] || { "$gasthaus" build --out "$dir/first" >&2 && mv "$dir/first/demo.iso" "$dir/www/whole.iso"; }
+[ -e "$dir/www/whole.iso" ] || { builder build --out "$dir/first" && mv "$dir/first/demo.iso" "$dir/www/whole.iso"; }
 [ -d "$dir/iso" ] || xorriso -report_about FAILURE -osirrox on -indev "$dir/www/whole.iso" -extract /gasthaus "$dir/iso"
 for layer in base site guests; do
   mkdir -p "$dir"/{packed,mnt,all}/$layer
   if [ ! -e "$dir/raw/$layer.erofs" ]; then
     mount -t erofs -o ro "$dir"/iso/*/$layer.erofs "$dir/packed/$layer"
-    "$gasthaus" --quiet tools mkfs.erofs -E^inline_data -T1 --quiet "$dir/raw/$layer.erofs.new" "$dir/packed/$layer" >&2
+    builder --quiet tools mkfs.erofs -E^inline_data -T1 --quiet "$dir/raw/$layer.erofs.new" "$dir/packed/$layer"
     mv "$dir/raw/$layer.erofs.new" "$dir/raw/$layer.erofs"
   fi
   mountpoint -q "$dir/mnt/$layer" || mount -t erofs -o ro "$dir/raw/$layer.erofs" "$dir/mnt/$layer"

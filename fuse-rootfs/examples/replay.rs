@@ -9,11 +9,13 @@ use std::error::Error;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use fuse_rootfs::stream::config::Config;
+use fuse_rootfs::stream::fill;
 use fuse_rootfs::stream::open::Store;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -39,6 +41,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut say = |text: &str| eprintln!("{text}");
     let image = Store::open(&config, &mut say)?.open_version(&config, &mut say)?;
     let mut stall = began.elapsed();
+    eprintln!("open after {} ms", stall.as_millis());
+    fill::start(&image, config.fill(), &Arc::default()); // as the daemon does: it loads pages when the bundles are there
 
     let names = image.names();
     let local: Vec<File> = names
