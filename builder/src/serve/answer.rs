@@ -356,7 +356,8 @@ fn part(request: &HeaderMap, length: u64) -> Option<Part> {
             let range = parsed.ranges[0];
             let start = match range.start {
                 StartPosition::Index(first) => first,
-                StartPosition::FromLast(count) => length.saturating_sub(count.max(1)),
+                StartPosition::FromLast(0) => return None,
+                StartPosition::FromLast(count) => length.saturating_sub(count),
             };
             let last = match (range.start, range.end) {
                 (StartPosition::Index(_), EndPosition::Index(last)) => last,
