@@ -212,16 +212,16 @@ fn what_nothing_refers_to_is_removed() {
     assert!(said.contains("dropped disk/one\n"), "{said}");
     let good = says(here, &["store", "verify", "store"]);
     assert!(
-        good.ends_with("4 objects (169.3 kB) are not used: `gasthaus store gc` removes them\n"),
+        good.ends_with("4 objects (169.2 kB) are not used: `gasthaus store gc` removes them\n"),
         "{good}"
     );
     assert_eq!(
         says(here, &["store", "gc", "store", "--dry-run"]),
-        "would remove 4 objects (169.3 kB), kept 5 (300.3 kB)\n"
+        "would remove 4 objects (169.2 kB), kept 5 (300.3 kB)\n"
     );
     assert_eq!(
         says(here, &["store", "gc", "store"]),
-        "removed 4 objects (169.3 kB), kept 5 (300.3 kB)\n"
+        "removed 4 objects (169.2 kB), kept 5 (300.3 kB)\n"
     );
     assert_eq!(
         says(here, &["store", "gc", "store"]),
