@@ -6,6 +6,7 @@ mod keep;
 mod mounted;
 mod server;
 mod store;
+mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -297,6 +297,8 @@ pub(super) fn refine(error: Error, patience: Duration) -> FetchError {
             | std::io::ErrorKind::NetworkUnreachable
             | std::io::ErrorKind::NetworkDown
             | std::io::ErrorKind::AddrNotAvailable => FetchError::Connect(error.to_string()),
+            // What rustls has against its peer comes as this kind.
+            std::io::ErrorKind::InvalidData => FetchError::Tls(error.to_string()),
             _ => FetchError::Broken(error.to_string()),
         },
         other => FetchError::Broken(other.to_string()),
