@@ -19,10 +19,10 @@ executable() { cargo build --release "$@" --message-format json-render-diagnosti
 gasthaus=${GASTHAUS:-$(executable --workspace --bin gasthaus)}
 helper=${BENCH_HELPER:-$(executable -p boot-tests --bin bench-helper)}
 
-tools() { "$gasthaus" --quiet tools "$@" >&2; }
+tools() { "$gasthaus" --quiet tools "$@" >/dev/null; }
 pack() { # pack EPOCH IMAGE TREE: an uncompressed EROFS image, as it is published
   rm -f "$2"
-  tools mkfs.erofs --quiet -E^inline_data "-T$1" -U00000000-0000-0000-0000-000000000001 "$2" "$3"
+  tools mkfs.erofs -d0 -E^inline_data "-T$1" -U00000000-0000-0000-0000-000000000001 "$2" "$3"
 }
 
 # The base layer of the demo, and the same after an update of eight packages: every 2000th byte of their programs differs, four

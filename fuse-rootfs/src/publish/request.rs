@@ -54,7 +54,7 @@ pub struct PublishRequest {
     pub created_secs: u64,
     /// Now, seconds since 1970.
     pub signed_secs: u64,
-    /// How chunks are packed. Bundles are packed by the same codec, as small as it can reasonably.
+    /// How chunks and metadata are packed. Profiles are packed by the same codec, with zstd at 19 or more.
     pub packing: Packing,
     /// Recorded runs, by name.
     pub profiles: Vec<(Name, Trace)>,
@@ -383,14 +383,15 @@ fn make_bundles(
         .iter()
         .map(|o| (&o.file, o.image.path.as_path()))
         .collect();
-    let packing = match request.packing.codec {
+    // A profile is fetched by every boot: it is packed as small as it reasonably can be.
+    let small = match request.packing.codec {
         Codec::Zstd => Packing {
             level: request.packing.level.max(Packing::SMALL.level),
             ..request.packing
         },
         _ => request.packing,
     };
-    let build = |name, kind, plan: &Plan| {
+    let build = |name, kind, plan: &Plan, packing| {
         bundles::build(name, kind, plan, &images, packing, request.threads)
     };
     let mut meta = Plan::default();
@@ -403,7 +404,7 @@ fn make_bundles(
     if !meta.is_empty() {
         // The constant is a name.
         let name = Name::new("meta").map_err(|_| PublishError::Panicked)?;
-        bundles.push(build(name, BundleKind::Meta, &meta)?);
+        bundles.push(build(name, BundleKind::Meta, &meta, request.packing)?);
     }
     for (name, trace) in &request.profiles {
         // Every reader has the metadata already.
@@ -412,7 +413,7 @@ fn make_bundles(
         if plan.is_empty() {
             return Err(PublishError::EmptyProfile { name: name.clone() });
         }
-        bundles.push(build(name.clone(), BundleKind::Profile, &plan)?);
+        bundles.push(build(name.clone(), BundleKind::Profile, &plan, small)?);
     }
     bundles.sort_by(|a, b| a.stated.name.cmp(&b.stated.name));
     Ok(bundles)
