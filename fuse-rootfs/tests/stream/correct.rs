@@ -46,7 +46,8 @@ fn ten_thousand_random_reads_by_many_threads() {
     for (layer, expected) in images.iter().enumerate() {
         compare(&image, layer, &expected.bytes);
     }
-    // Each object was fetched once, however many wanted it; but for late ones, which are asked for twice.
+    // Each object was fetched once, however many wanted it; but for late ones, which are asked for twice, and for the rare one
+    // that is asked for by a reader that looked into the cache just before it came: that costs its bytes again, no more.
     let mut chunks: Vec<_> = server
         .log()
         .into_iter()
@@ -58,7 +59,7 @@ fn ten_thousand_random_reads_by_many_threads() {
     let totals = &image.fetcher.totals;
     let twice = totals.hedges.load(Ordering::Relaxed) + totals.retries.load(Ordering::Relaxed);
     assert!(
-        all - chunks.len() <= twice as usize,
+        all - chunks.len() <= twice as usize + chunks.len() / 50,
         "{all} requests for {} chunks",
         chunks.len()
     );
