@@ -38,6 +38,8 @@ pub struct Inspection {
     pub gpt: Option<Gpt>,
     /// The EFI system partition.
     pub esp: Option<Esp>,
+    /// A FAT file system that begins in sector 0, as on floppies and sticks without partitions.
+    pub fat: Option<FatListing>,
     /// Boot loaders, kernels, initramfs archives and their configuration on the ISO.
     pub boot_files: Vec<FoundFile>,
     /// What makes it an image of ours.
@@ -123,7 +125,7 @@ impl InspectError {
     pub fn hint(&self) -> Option<String> {
         match self {
             InspectError::NotAMedium { .. } => Some(
-                "give an uncompressed `.iso` or disk image, or the device it was written to"
+                "give an `.iso` or a raw disk image, unpacked, or the device it was written to"
                     .to_owned(),
             ),
             InspectError::Read(_) => None,
@@ -153,9 +155,22 @@ pub fn inspect<R: Read + Seek>(r: &mut R) -> Result<Inspection, InspectError> {
     };
     if let Some(e) = iso_error {
         if mbr.is_none() && gpt.is_none() && matches!(e, IsoError::NotIso { .. }) {
-            return Err(InspectError::NotAMedium { iso: e.to_string() });
+            let iso = match container(r) {
+                Some(kind) => format!("{kind}, not an ISO 9660 image"),
+                None => e.to_string(),
+            };
+            return Err(InspectError::NotAMedium { iso });
         }
         notes.push(chain(&e));
+    }
+    let fat = match (&found.iso, &gpt) {
+        (None, None) => list_fat(r, 0, image_bytes).ok(),
+        _ => None,
+    };
+    // A FAT boot sector ends in the MBR's signature too; its code is no partition table.
+    let mbr = mbr.filter(|mbr| fat.is_none() || is_plausible(mbr, image_bytes));
+    if fat.is_some() {
+        notes.clear(); // that it is no ISO
     }
     let boot_catalog = found
         .iso
@@ -173,12 +188,47 @@ pub fn inspect<R: Read + Seek>(r: &mut R) -> Result<Inspection, InspectError> {
         mbr,
         gpt,
         esp: None,
+        fat,
         boot_files: found.boot_files,
         gasthaus: found.gasthaus,
         notes,
     };
     inspection.esp = read_esp(r, &mut inspection);
     Ok(inspection)
+}
+
+/// Begins of files that hold an image in another form, and what to call them.
+const CONTAINERS: [(&[u8], &str); 7] = [
+    (b"\x1F\x8B", "a gzip archive"),
+    (b"\xFD7zXZ\0", "an xz archive"),
+    (b"\x28\xB5\x2F\xFD", "a zstd archive"),
+    (b"BZh", "a bzip2 archive"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"QFI\xFB", "a qcow2 disk image"),
+    (b"KDMV", "a VMDK disk image"),
+];
+
+/// What holds the image, if `r` is not one itself.
+fn container<R: Read + Seek>(r: &mut R) -> Option<&'static str> {
+    let mut begin = Vec::new();
+    r.rewind().ok()?;
+    r.by_ref().take(8).read_to_end(&mut begin).ok()?;
+    let found = CONTAINERS
+        .iter()
+        .find(|(magic, _)| begin.starts_with(magic));
+    found.map(|(_, kind)| *kind)
+}
+
+/// Whether the partitions of `mbr` can be some: there are any, marked as such, inside the image.
+fn is_plausible(mbr: &Mbr, image_bytes: u64) -> bool {
+    let fits = |first: u32, sectors: u32| {
+        sectors > 0 && (u64::from(first) + u64::from(sectors)) * SECTOR_BYTES <= image_bytes
+    };
+    !mbr.partitions.is_empty()
+        && mbr
+            .partitions
+            .iter()
+            .all(|p| !p.odd_status && fits(p.first_lba, p.sectors))
 }
 
 /// An error and its causes in one line.

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use hypervisor_image::eltorito::Platform;
+use hypervisor_image::fat::FatListing;
 use hypervisor_image::inspect::{Esp, FoundFile, Gpt};
 use hypervisor_image::partitions::{GptTable, Mbr};
 use hypervisor_image::{Inspection, inspect};
@@ -72,6 +73,9 @@ impl Table {
         table.mbr(inspection.mbr.as_ref());
         table.gpt(inspection.gpt.as_ref());
         table.esp(inspection.esp.as_ref());
+        if let Some(fat) = &inspection.fat {
+            table.fat("FAT", fat, "at byte 0, without partitions");
+        }
         table.files("boot files", &inspection.boot_files);
         for note in &inspection.notes {
             table.row("not read", show(note));
@@ -225,19 +229,17 @@ impl Table {
         let Some(esp) = esp else {
             return self.row("ESP", "none");
         };
-        let listing = &esp.listing;
+        let place = format!("at byte {}, told of by {}", esp.start, esp.found_in);
+        self.fat("ESP", &esp.listing, &place);
+    }
+
+    fn fat(&mut self, name: &'static str, listing: &FatListing, place: &str) {
         let size = human_bytes(listing.total_bytes);
-        let text = format!(
-            "FAT{} `{}`, {size}, at byte {}, told of by {}",
-            listing.fat_bits,
-            show(&listing.label),
-            esp.start,
-            esp.found_in
-        );
-        self.row("ESP", text);
+        let (bits, label) = (listing.fat_bits, show(&listing.label));
+        self.row(name, format!("FAT{bits} `{label}`, {size}, {place}"));
         for entry in listing.entries.iter().filter(|entry| !entry.is_dir) {
             self.row(
-                "ESP",
+                name,
                 format!("{:>10}  {}", human_bytes(entry.bytes), show(&entry.path)),
             );
         }

@@ -5,7 +5,7 @@ use std::io::{Read, Seek};
 
 use super::VerifyReport;
 use crate::inspect::{Gasthaus, chain, gasthaus};
-use crate::iso::{IsoKind, IsoReader};
+use crate::iso::{IsoExtent, IsoKind, IsoReader};
 use crate::manifest::{MANIFEST_MAX_BYTES, ManifestFile, MediumManifest};
 use crate::medium::{BLOCK_BYTES, CATALOG_PATH, ELTORITO_PATH};
 use crate::sha256_of;
@@ -51,31 +51,41 @@ pub(super) fn check<R: Read + Seek>(report: &mut VerifyReport, iso: &mut IsoRead
     }
 }
 
+/// Files listed by name when their content lies outside the image; the rest is counted.
+const NAMED_OUTSIDE: usize = 3;
+
 /// Every extent of every file lies inside the image.
 fn inside<R: Read + Seek>(report: &mut VerifyReport, iso: &IsoReader<R>) {
-    let before = report.problems.len();
     let image_bytes = iso.image_bytes();
-    for entry in iso.entries() {
-        let end = entry
-            .extents
+    let end = |extents: &[IsoExtent]| {
+        extents
             .iter()
             .map(|e| u64::from(e.lba) * BLOCK_BYTES + u64::from(e.bytes))
-            .max();
-        if let Some(end) = end.filter(|end| *end > image_bytes) {
-            let expected = format!("an end inside the {image_bytes} bytes of the image");
-            report.problem(
-                "place of the file",
-                &entry.path,
-                format!("an end at byte {end}"),
-                expected,
-            );
-        }
+            .max()
+    };
+    let mut outside: Vec<(u64, &str)> = iso
+        .entries()
+        .filter_map(|entry| Some((end(&entry.extents)?, entry.path.as_str())))
+        .filter(|(end, _)| *end > image_bytes)
+        .collect();
+    // In the order of the medium: what a cut image lacks begins with the first.
+    outside.sort_unstable();
+    let expected = format!("an end inside the {image_bytes} bytes of the image");
+    for (end, path) in outside.iter().take(NAMED_OUTSIDE) {
+        let found = format!("an end at byte {end}");
+        report.problem("place of the file", path, found, &expected);
     }
-    if report.problems.len() == before {
-        report.good(format!(
+    match outside.get(NAMED_OUTSIDE..).unwrap_or_default() {
+        [] if outside.is_empty() => report.good(format!(
             "all {} entries lie inside the image",
             iso.entries().count()
-        ));
+        )),
+        [] => {}
+        more => {
+            let last = more.last().map_or(0, |(end, _)| *end);
+            let found = format!("{} more, the last ends at byte {last}", more.len());
+            report.problem("place of the files", "the tree", found, expected);
+        }
     }
 }
 

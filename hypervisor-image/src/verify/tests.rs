@@ -213,6 +213,8 @@ fn inspect_tells_what_is_there() {
 
 #[test]
 fn other_files_are_no_media() {
+    let packed = inspect(&mut Cursor::new(b"\xFD7zXZ\0 ...")).unwrap_err();
+    assert!(packed.to_string().contains("an xz archive"), "{packed}");
     for bytes in [Vec::new(), b"hello".to_vec(), vec![0; 1 << 20]] {
         let error = inspect(&mut Cursor::new(&bytes)).unwrap_err();
         assert!(
@@ -223,4 +225,31 @@ fn other_files_are_no_media() {
         );
         assert_eq!(verify_bytes(&bytes).problems.len(), 1);
     }
+}
+
+#[test]
+fn a_file_system_without_partitions_is_not_taken_for_a_partition_table() {
+    let (image, layout) = image();
+    let esp = layout.esp.unwrap();
+    let start = esp.lba as usize * 2048;
+    let mut floppy = image[start..start + esp.bytes as usize].to_vec();
+    // Boot code reaches into where the table would be.
+    floppy[446..510].copy_from_slice(&noise(64, 9));
+    let found = inspect(&mut Cursor::new(&floppy)).unwrap();
+    let paths: Vec<_> = found.fat.unwrap().entries;
+    assert_eq!(paths.last().unwrap().path, "/EFI/BOOT/BOOTX64.EFI");
+    assert_eq!((found.mbr, found.notes), (None, Vec::new()));
+}
+
+#[test]
+fn a_cut_image_does_not_list_every_file() {
+    let (image, _) = image();
+    let report = verify_bytes(&image[..64 * 2048]);
+    let of = |what: &str| {
+        let all = report.problems.iter().filter(|p| p.what == what);
+        all.map(|p| p.to_string()).collect::<Vec<_>>()
+    };
+    assert!(of("length of the image")[0].contains("(truncated)"));
+    assert!((1..=3).contains(&of("place of the file").len()), "{report:#?}");
+    assert!(of("place of the files").len() <= 1);
 }
