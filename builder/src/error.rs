@@ -80,6 +80,10 @@ pub enum BuildError {
         path: PathBuf,
         source: crate::stages::bzimage::KernelError,
     },
+    #[error(transparent)]
+    GuestImage(#[from] crate::guest::TryError),
+    #[error("guest `{name}` runs as {modes}; an image starts guests as pvh or pv")]
+    GuestModes { name: String, modes: String },
     #[error("there is no guest `{name}` in the catalogue")]
     NoGuest { name: String, known: Vec<String> },
     #[error("the overlay `{name}` is for {found:?}, but was asked for {wanted:?}")]
@@ -170,6 +174,10 @@ impl BuildError {
             Self::Fetch(e) => e.hint(),
             Self::Lock(e) => e.hint(),
             Self::Guest(e) => e.hint(),
+            Self::GuestImage(e) => e.hint(),
+            Self::GuestModes { name, .. } => Some(format!(
+                "boot it alone on this host: `gasthaus guest try {name}`"
+            )),
             Self::Overlay(e) => e.hint(),
             Self::Program(e) => e.hint(),
             Self::Initramfs(e) => e.hint(),

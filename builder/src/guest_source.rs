@@ -19,39 +19,58 @@ const MAX_DEFINITION_BYTES: u64 = 128 << 10;
 pub fn catalogue_of(recipe: &Recipe, recipe_dir: &Path) -> Result<Catalogue, BuildError> {
     let mut guests = Vec::new();
     for reference in &recipe.guests {
-        let (file, text) = match reference {
-            Reference::Embedded(name) => {
-                let file = format!("{name}/guest.toml");
-                let found = assets::Guests::get(&file)
-                    .and_then(|f| String::from_utf8(f.data.into_owned()).ok());
-                (
-                    file,
-                    found.ok_or_else(|| BuildError::NoGuest {
-                        name: name.clone(),
-                        known: embedded_names(),
-                    })?,
-                )
-            }
+        guests.push(match reference {
+            Reference::Embedded(name) => embedded_guest(name)?,
             Reference::Path(path) => {
-                let full = recipe_dir.join(path);
-                let read = |path: &Path| {
-                    let bytes = fs::metadata(path)?.len();
-                    if bytes > MAX_DEFINITION_BYTES {
-                        return Err(std::io::Error::other(format!(
-                            "it has {bytes} bytes, expected at most {MAX_DEFINITION_BYTES}"
-                        )));
-                    }
-                    fs::read_to_string(path)
-                };
-                let text =
-                    read(&full).map_err(BuildError::io("read the guest definition", &full))?;
-                (path.clone(), text)
+                let text = read_text(&recipe_dir.join(path))?;
+                (path.clone(), Guest::parse(path, &text)?)
             }
-        };
-        let guest = Guest::parse(&file, &text)?;
-        guests.push((file, guest));
+        });
     }
     Ok(Catalogue::new(guests)?)
+}
+
+/// All guests of the embedded catalogue, each with the name of its file.
+///
+/// # Errors
+/// If one is wrong: a fault of this build.
+pub fn embedded() -> Result<Vec<(String, Guest)>, BuildError> {
+    let names = embedded_names();
+    names.iter().map(|name| embedded_guest(name)).collect()
+}
+
+/// The definition in the file `path`.
+///
+/// # Errors
+/// If it cannot be read, or is wrong.
+pub fn read_definition(path: &Path) -> Result<Guest, BuildError> {
+    let text = read_text(path)?;
+    Ok(Guest::parse(&path.display().to_string(), &text)?)
+}
+
+fn embedded_guest(name: &str) -> Result<(String, Guest), BuildError> {
+    let file = format!("{name}/guest.toml");
+    let found =
+        assets::Guests::get(&file).and_then(|f| String::from_utf8(f.data.into_owned()).ok());
+    let text = found.ok_or_else(|| BuildError::NoGuest {
+        name: name.to_owned(),
+        known: embedded_names(),
+    })?;
+    let guest = Guest::parse(&file, &text)?;
+    Ok((file, guest))
+}
+
+fn read_text(path: &Path) -> Result<String, BuildError> {
+    let read = || {
+        let bytes = fs::metadata(path)?.len();
+        if bytes > MAX_DEFINITION_BYTES {
+            return Err(std::io::Error::other(format!(
+                "it has {bytes} bytes, expected at most {MAX_DEFINITION_BYTES}"
+            )));
+        }
+        fs::read_to_string(path)
+    };
+    read().map_err(BuildError::io("read the guest definition", path))
 }
 
 /// Names of the embedded guests.

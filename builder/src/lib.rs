@@ -6,6 +6,7 @@ pub mod cache;
 pub mod cli;
 pub mod definition;
 pub mod error;
+pub mod guest;
 pub mod guest_source;
 pub mod manifest;
 pub mod overlay;

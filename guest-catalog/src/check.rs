@@ -1,6 +1,9 @@
 //! Checks of one guest as a whole: what holds between keys, and what a schema cannot say.
 use crate::error::ProblemKind;
-use crate::{Access, Guest, NetworkMode, Source, format};
+use crate::{Access, BootFrom, Guest, Mode, NetworkMode, Source, format};
+
+/// What `source.image` is called in the guest's folder.
+pub(crate) const SOURCE_IMAGE: &str = "disk.img";
 
 impl Guest {
     /// Everything wrong with the guest, as path of the key and kind of problem; empty for a good guest.
@@ -44,11 +47,24 @@ impl Guest {
                 );
             }
         }
-        if self.health.http.is_none() && self.health.console.is_none() {
+        if self.health.http.is_none()
+            && self.health.console.is_none()
+            && self.health.screen.is_none()
+        {
             conflict(
                 "health".into(),
-                "needs `http`, `console` or both: how else to know that the guest is up".into(),
+                "needs one of `http`, `console`, `screen`: how else to know that the guest is up"
+                    .into(),
             );
+        }
+        self.check_modes(&mut conflict);
+        for (index, injection) in self.inject.iter().enumerate() {
+            if !self.disks.iter().any(|disk| disk.device == injection.disk) {
+                conflict(
+                    format!("inject[{index}].disk"),
+                    format!("is `{}`, but no disk is called so", injection.disk),
+                );
+            }
         }
         if self.health.http.is_some() && self.network.mode == NetworkMode::None {
             conflict(
@@ -84,6 +100,16 @@ impl Guest {
                 "needs the key `initrd`: a builtin guest lives in its initramfs".into(),
             );
         }
+        if matches!(self.source, Source::Image(_))
+            && !self.disks.iter().any(|disk| disk.image == SOURCE_IMAGE)
+        {
+            conflict(
+                "disks".into(),
+                format!(
+                    "has no disk with the image `{SOURCE_IMAGE}`, which is what `source.image` becomes"
+                ),
+            );
+        }
         if let Source::Debian(debian) = &self.source {
             if self.disks.is_empty() {
                 conflict(
@@ -101,5 +127,52 @@ impl Guest {
             }
         }
         found
+    }
+
+    /// What the modes ask of disks and boot.
+    fn check_modes(&self, conflict: &mut impl FnMut(String, String)) {
+        for (index, mode) in self.modes.iter().enumerate() {
+            if self.boot.from != BootFrom::Kernel && !mode.is_pc() {
+                conflict(
+                    format!("modes[{index}]"),
+                    format!(
+                        "is `{mode}`, which has no firmware to boot from; use `hvm`, `kvm` or `boot.from = \"kernel\"`"
+                    ),
+                );
+            }
+        }
+        let paravirtual = self.modes.iter().find(|mode| !mode.is_pc());
+        for (index, disk) in self.disks.iter().enumerate() {
+            let is_floppy = disk.device.starts_with("fd");
+            if let (Some(mode), false) = (paravirtual, disk.device.starts_with("xvd")) {
+                conflict(
+                    format!("disks[{index}].device"),
+                    format!(
+                        "is `{}`, which there is not in mode `{mode}`; use `xvda` to `xvdp`",
+                        disk.device
+                    ),
+                );
+            }
+            if is_floppy && disk.cdrom {
+                conflict(
+                    format!("disks[{index}].cdrom"),
+                    "is set for a floppy drive".into(),
+                );
+            }
+        }
+        if self.boot.from != BootFrom::Kernel && self.disks.is_empty() {
+            conflict("boot.from".into(), "needs a disk to boot from".into());
+        }
+        if self.health.screen.is_some()
+            && !self
+                .modes
+                .iter()
+                .all(|mode| *mode == Mode::Kvm || *mode == Mode::Hvm)
+        {
+            conflict(
+                "health.screen".into(),
+                "can only be read in modes `hvm` and `kvm`".into(),
+            );
+        }
     }
 }

@@ -7,6 +7,9 @@ use crate::GuestName;
 /// Longest text of one line in bytes, e.g. a kernel command line (Linux cuts at 2048 on x86).
 pub(crate) const LINE_MAX_BYTES: usize = 1024;
 
+/// Longest text of several lines in bytes.
+const TEXT_MAX_BYTES: usize = 32 * 1024;
+
 /// Checks `text` against `format`; `Err` says what was expected. Unknown formats accept anything, as JSON schema says.
 pub(crate) fn check(format: &str, text: &str) -> Result<(), &'static str> {
     let (ok, expected) = match format {
@@ -61,7 +64,7 @@ pub(crate) fn check(format: &str, text: &str) -> Result<(), &'static str> {
         ),
         "block-device" => (
             is_block_device(text),
-            "`xvda` to `xvdp`: the name the guest sees",
+            "`xvda` to `xvdp`, or on an emulated PC `hda` to `hdd`, `fda`, `fdb`",
         ),
         "interface-name" => (
             !text.is_empty()
@@ -74,6 +77,30 @@ pub(crate) fn check(format: &str, text: &str) -> Result<(), &'static str> {
         "mac-address" => (
             crate::address::Mac::parse(text).is_some_and(|mac| mac.is_unicast()),
             "a unicast address of six pairs of hex digits, e.g. `00:16:3e:12:34:56`",
+        ),
+        "sha256" => (
+            text.len() == 64
+                && is_plain(text, 64, |b| {
+                    b.is_ascii_digit() || (b'a'..=b'f').contains(&b)
+                }),
+            "64 hexadecimal digits in lower case",
+        ),
+        "fat-path" => (
+            is_fat_path(text),
+            "a path that begins with `/`; letters, digits and `-_.~`, names of 1 to 64 characters, no `..`",
+        ),
+        "text" => (
+            text.len() <= TEXT_MAX_BYTES
+                && text
+                    .chars()
+                    .all(|c| matches!(c, '\n' | '\r' | '\t') || !c.is_control()),
+            "text of up to 32768 bytes without control characters",
+        ),
+        "typed" => (
+            is_plain(text, 128, |b| {
+                b == b' ' || b.is_ascii_lowercase() || b.is_ascii_digit() || b"!-./=".contains(&b)
+            }),
+            "up to 128 of `a-z`, `0-9`, space and `!-./=`",
         ),
         _ => (true, ""),
     };
@@ -119,8 +146,24 @@ fn is_image_path(text: &str) -> bool {
 }
 
 fn is_block_device(text: &str) -> bool {
-    text.strip_prefix("xvd")
-        .is_some_and(|rest| rest.len() == 1 && rest.bytes().all(|b| (b'a'..=b'p').contains(&b)))
+    let last = |prefix: &str, range: std::ops::RangeInclusive<u8>| {
+        text.strip_prefix(prefix)
+            .is_some_and(|rest| matches!(rest.as_bytes(), [one] if range.contains(one)))
+    };
+    last("xvd", b'a'..=b'p') || last("hd", b'a'..=b'd') || last("fd", b'a'..=b'b')
+}
+
+fn is_fat_path(text: &str) -> bool {
+    text.len() <= 255
+        && text.strip_prefix('/').is_some_and(|rest| {
+            rest.split('/').all(|part| {
+                (1..=64).contains(&part.len())
+                    && !part.starts_with('.')
+                    && is_plain(part, 64, |b| {
+                        b.is_ascii_alphanumeric() || b"-_.~".contains(&b)
+                    })
+            })
+        })
 }
 
 #[cfg(test)]
@@ -129,6 +172,12 @@ mod tests {
 
     #[test]
     fn formats_accept_and_refuse() {
+        let sums = [
+            "0a".repeat(32),
+            "0A".repeat(32),
+            "0".repeat(63),
+            "g".repeat(64),
+        ];
         let cases: &[(&str, &[&str], &[&str])] = &[
             (
                 "one-line",
@@ -183,9 +232,35 @@ mod tests {
             ),
             (
                 "block-device",
-                &["xvda", "xvdp"],
-                &["xvd", "xvdq", "sda", "xvda1", "xvdA", "/dev/xvda"],
+                &["xvda", "xvdp", "hda", "fdb"],
+                &[
+                    "xvd",
+                    "xvdq",
+                    "sda",
+                    "xvda1",
+                    "xvdA",
+                    "/dev/xvda",
+                    "hde",
+                    "fdc",
+                ],
             ),
+            ("sha256", &[&sums[0]], &["", &sums[1], &sums[2], &sums[3]]),
+            (
+                "fat-path",
+                &["/plan9.ini", "/EFI/BOOT/a~1.cfg"],
+                &[
+                    "",
+                    "/",
+                    "plan9.ini",
+                    "/../a",
+                    "/a//b",
+                    "/a b",
+                    "/.a",
+                    "/a\\b",
+                ],
+            ),
+            ("text", &["", "a\r\nb\tc"], &["\u{1b}[2J", "a\0"]),
+            ("typed", &["", "boot cd0"], &["a\n", "A", "ä"]),
             (
                 "interface-name",
                 &["guests0", "br-lan"],

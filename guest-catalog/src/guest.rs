@@ -56,6 +56,14 @@ pub struct Guest {
     /// Where the guest shows itself.
     #[serde(default)]
     pub display: Display,
+    /// Files put into the guest's disks before it sees them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub inject: Vec<Injection>,
+    /// What the user should know: how to get the image, how to log in, what to press.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "text"))]
+    pub notes: Option<String>,
 }
 
 /// Where a guest's bytes come from; exactly one of the keys.
@@ -66,6 +74,21 @@ pub enum Source {
     Builtin(BuiltinGuest),
     /// A Debian tree built with the image, on an ext4 disk.
     Debian(DebianSource),
+    /// A disk, floppy or disc image made by others; the disk whose `image` is `disk.img`.
+    Image(ImageSource),
+}
+
+/// An image made by others, as it is published: raw, or raw inside gzip, xz, zstd, bzip2 or zip.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct ImageSource {
+    /// File name, looked for beside the definition and in the folders the user names; or an absolute path.
+    #[schemars(extend("format" = "image-path"))]
+    pub file: String,
+    /// SHA-256 of the file as published, 64 hexadecimal digits. Without it any file of that name is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "sha256"))]
+    pub sha256: Option<String>,
 }
 
 /// Guests made of programs of this project alone.
@@ -99,6 +122,8 @@ pub struct DebianSource {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Boot {
+    /// Who starts the guest: a kernel given here, or the firmware of an emulated PC from the first disk.
+    pub from: BootFrom,
     /// Kernel; absolute in dom0, or a file in the guest's folder.
     #[schemars(extend("format" = "image-path"))]
     pub kernel: String,
@@ -111,6 +136,34 @@ pub struct Boot {
     pub cmdline: String,
 }
 
+/// Who starts the guest's system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum BootFrom {
+    /// The kernel, initial RAM disk and command line of `boot`.
+    #[default]
+    Kernel,
+    /// The PC BIOS, from the first disk.
+    Bios,
+    /// UEFI, from the first disk.
+    Uefi,
+}
+
+/// A file put into a FAT file system on one of the guest's disks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Injection {
+    /// The disk, by its `device`.
+    #[schemars(extend("format" = "block-device"))]
+    pub disk: String,
+    /// Path in the file system; its folders must be there.
+    #[schemars(extend("format" = "fat-path"))]
+    pub path: String,
+    /// The file's whole content.
+    #[schemars(extend("format" = "text"))]
+    pub text: String,
+}
+
 /// A virtualisation mode.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
@@ -121,14 +174,25 @@ pub enum Mode {
     Pvh,
     /// Xen paravirtualisation: needs no help from the processor.
     Pv,
+    /// Xen with a whole PC emulated around the guest.
+    Hvm,
+    /// QEMU with a whole PC around the guest: by KVM where the processor and kernel give it, else by emulation.
+    Kvm,
 }
 
 impl Mode {
+    /// Whether the guest sees a PC with firmware, so that it can boot from its disks.
+    pub fn is_pc(self) -> bool {
+        matches!(self, Self::Hvm | Self::Kvm)
+    }
+
     /// The word used in TOML, in `xl.cfg` and in messages.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pvh => "pvh",
             Self::Pv => "pv",
+            Self::Hvm => "hvm",
+            Self::Kvm => "kvm",
         }
     }
 }
@@ -152,6 +216,9 @@ pub struct Disk {
     /// Who may write.
     #[serde(default)]
     pub access: Access,
+    /// Whether it is a disc in a drive. `fda` and `fdb` are floppies, the others are disks.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cdrom: bool,
 }
 
 /// Who may write to a disk. The image file itself is never written.
@@ -191,7 +258,7 @@ pub enum NetworkMode {
     None,
 }
 
-/// How to find out that a guest is up: an HTTP fetch, a text on its console, or both.
+/// How to find out that a guest is up: an HTTP fetch, a text on its console or screen, or several of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Health {
@@ -202,10 +269,30 @@ pub struct Health {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "one-line"))]
     pub console: Option<String>,
+    /// Text that appears on the guest's screen, while that is in VGA text mode (80 x 25 characters).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "one-line"))]
+    pub screen: Option<String>,
+    /// Keys typed when a text appears, each once, in this order: for guests that ask before they boot.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub answers: Vec<Answer>,
     /// How long a start may take, for each mode tried, in seconds.
     #[serde(default = "default_timeout_secs")]
     #[schemars(range(min = 1, max = 3600))]
     pub timeout_secs: u32,
+}
+
+/// What is typed when a guest asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Answer {
+    /// Text on the console or screen that is waited for.
+    #[schemars(extend("format" = "one-line"))]
+    pub when: String,
+    /// What is typed then, followed by Enter; may be empty.
+    #[schemars(extend("format" = "typed"))]
+    pub r#type: String,
 }
 
 /// A page of the guest that dom0 fetches; the answer must be 200.
@@ -231,11 +318,16 @@ pub enum Display {
     /// Its text console.
     #[default]
     Text,
+    /// Its screen.
+    Vnc,
+    /// Both.
+    Both,
 }
 
 impl Default for Boot {
     fn default() -> Self {
         Self {
+            from: BootFrom::Kernel,
             kernel: "/boot/vmlinuz".to_owned(),
             initrd: None,
             cmdline: "console=hvc0".to_owned(),

@@ -17,6 +17,7 @@ mod error;
 mod format;
 mod guest;
 mod name;
+mod qemu;
 mod read;
 mod render;
 mod resources;
@@ -25,10 +26,11 @@ mod schema;
 pub use catalogue::{Catalogue, Entry, nearest};
 pub use error::{GuestError, Problem, ProblemKind};
 pub use guest::{
-    Access, Boot, BuiltinGuest, DebianSource, Disk, Display, Guest, Health, HttpHealth, Mode,
-    Network, NetworkMode, Source,
+    Access, Answer, Boot, BootFrom, BuiltinGuest, DebianSource, Disk, Display, Guest, Health,
+    HttpHealth, ImageSource, Injection, Mode, Network, NetworkMode, Source,
 };
 pub use name::GuestName;
+pub use qemu::{QemuPlace, render_qemu};
 pub use render::{PlacedDisk, Placement, cow_device_name, render_xl};
 pub use resources::Resources;
 pub use schema::{SCHEMA_JSON, generate_schema};

@@ -3,7 +3,7 @@
 //! `xl.cfg` is Python-like text (xl.cfg(5)); disks and network cards are comma-separated inside strings. Nothing is
 //! escaped: a value that would need it is refused ([`GuestError::Unrenderable`]), which cannot be got wrong.
 use crate::address::Mac;
-use crate::{Access, Entry, Guest, GuestError, Mode, NetworkMode, format};
+use crate::{Access, BootFrom, Entry, Guest, GuestError, Mode, NetworkMode, format};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -29,6 +29,8 @@ pub struct PlacedDisk {
     pub target: PathBuf,
     /// Whether the guest may write.
     pub writable: bool,
+    /// Whether it is a disc in a drive.
+    pub cdrom: bool,
 }
 
 impl Placement {
@@ -49,6 +51,7 @@ impl Placement {
                 device: disk.device.clone(),
                 target,
                 writable,
+                cdrom: disk.cdrom,
             }
         });
         Self {
@@ -68,7 +71,7 @@ pub fn cow_device_name(guest: &Guest, device: &str) -> String {
 /// Renders `guest` for `xl create` in `mode`.
 ///
 /// # Errors
-/// [`GuestError::Unrenderable`] if a value holds a character that means something in `xl.cfg`.
+/// [`GuestError::Unrenderable`] if a value holds a character that means something in `xl.cfg`, or `mode` is none of Xen's.
 pub fn render_xl(guest: &Guest, placement: &Placement, mode: Mode) -> Result<String, GuestError> {
     let checked = Checked { guest };
     let mut out = String::new();
@@ -80,19 +83,29 @@ pub fn render_xl(guest: &Guest, placement: &Placement, mode: Mode) -> Result<Str
         guest.name
     );
     line!("name = \"{}\"", guest.name);
-    line!("type = \"{mode}\"");
-    line!(
-        "kernel = \"{}\"",
-        checked.path("kernel", &placement.kernel)?
-    );
-    if let Some(initrd) = &placement.initrd {
-        line!("ramdisk = \"{}\"", checked.path("initrd", initrd)?);
+    if mode == Mode::Kvm {
+        return Err(GuestError::Unrenderable {
+            guest: guest.name.to_string(),
+            key: "modes".to_owned(),
+            found: mode.to_string(),
+            expected: "one of Xen's: `pvh`, `pv`, `hvm`".to_owned(),
+        });
     }
-    let cmdline = checked.text("command-line", "boot.cmdline", &guest.boot.cmdline)?;
-    line!(
-        "cmdline = \"{}\"",
-        format!("{cmdline} gasthaus.guest={}", guest.name).trim_start()
-    );
+    line!("type = \"{mode}\"");
+    if guest.boot.from == BootFrom::Kernel {
+        line!(
+            "kernel = \"{}\"",
+            checked.path("kernel", &placement.kernel)?
+        );
+        if let Some(initrd) = &placement.initrd {
+            line!("ramdisk = \"{}\"", checked.path("initrd", initrd)?);
+        }
+        let cmdline = checked.text("command-line", "boot.cmdline", &guest.boot.cmdline)?;
+        line!(
+            "cmdline = \"{}\"",
+            format!("{cmdline} gasthaus.guest={}", guest.name).trim_start()
+        );
+    }
     line!("memory = {}", guest.memory_mib);
     line!("maxmem = {}", guest.memory_mib);
     line!("vcpus = {}", guest.vcpus);
@@ -102,12 +115,21 @@ pub fn render_xl(guest: &Guest, placement: &Placement, mode: Mode) -> Result<Str
     } else {
         line!("vif = [ ]");
     }
-    let mut disks = Vec::new();
+    let (mut disks, mut floppies) = (Vec::new(), Vec::new());
     for disk in &placement.disks {
         let device = checked.text("block-device", "disks.device", &disk.device)?;
         let access = if disk.writable { "rw" } else { "ro" };
         // `target` comes last: xl takes the rest of the string for it.
         let target = checked.path("disks.target", &disk.target)?;
+        if let Some(unit) = device.strip_prefix("fd") {
+            // xl.cfg(5) knows no floppies: the device model gets them by itself, and keeps writes to itself.
+            let unit = if unit == "a" { 0 } else { 1 };
+            floppies.push(format!(
+                "\"-drive\", \"file={target},if=floppy,index={unit},format=raw,snapshot=on\""
+            ));
+            continue;
+        }
+        let kind = if disk.cdrom { "devtype=cdrom," } else { "" };
         // A writable target is a device node made just before: naming it by number is all that is left to do.
         let script = if disk.writable {
             "script=block-gasthaus,"
@@ -115,10 +137,27 @@ pub fn render_xl(guest: &Guest, placement: &Placement, mode: Mode) -> Result<Str
             ""
         };
         disks.push(format!(
-            "\"format=raw,vdev={device},access={access},{script}target={target}\""
+            "\"format=raw,vdev={device},access={access},{kind}{script}target={target}\""
         ));
     }
     line!("disk = [ {} ]", disks.join(", "));
+    if mode == Mode::Hvm {
+        if !floppies.is_empty() {
+            line!("device_model_args_hvm = [ {} ]", floppies.join(", "));
+        }
+        let order = match guest.disks.first() {
+            Some(disk) if disk.cdrom => "d",
+            Some(disk) if disk.device.starts_with("fd") => "a",
+            _ => "c",
+        };
+        line!("boot = \"{order}\"");
+        if guest.boot.from == BootFrom::Uefi {
+            line!("firmware = \"uefi\"");
+        }
+        line!("vga = \"stdvga\"");
+        line!("serial = \"pty\"");
+        line!("usb = 0");
+    }
     // A guest that shuts down stays down, one that reboots comes back. A crashed one is kept to be seen: `guests up`
     // starts it again, with a limit.
     line!("on_poweroff = \"destroy\"");

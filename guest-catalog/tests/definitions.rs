@@ -55,8 +55,13 @@ fn shipped_guests_are_good_and_small() {
         .iter()
         .map(|entry| entry.guest.name.as_str())
         .collect();
-    assert_eq!(names, ["debian", "tiny"]);
-    for entry in shipped.entries() {
+    assert_eq!(names, ["debian", "tiny", "freedos", "openbsd", "plan9"]);
+    for entry in &shipped.entries()[2..] {
+        assert!(matches!(&entry.guest.source, Source::Image(image) if image.sha256.is_some()));
+        assert_eq!(entry.guest.modes, [Mode::Hvm, Mode::Kvm]);
+        assert!(!entry.guest.autostart && entry.guest.homepage.is_some());
+    }
+    for entry in &shipped.entries()[..2] {
         // Each knows the other as a fallback; `tiny` shows PVH first, `debian` starts where nested virtualisation is slow.
         let first = if entry.guest.name.as_str() == "tiny" {
             Mode::Pvh
@@ -126,7 +131,7 @@ fn every_field_wrong_in_turn() {
         (
             "[\"pvh\", \"pv\"]",
             "[\"pvhh\"]",
-            "line 5: `modes[0]` is `\"pvhh\"`; allowed are `pvh`, `pv`; did you mean `pvh`?",
+            "line 5: `modes[0]` is `\"pvhh\"`; allowed are `pvh`, `pv`, `hvm`, `kvm`; did you mean `pvh`?",
         ),
         (
             "[\"pvh\", \"pv\"]",
@@ -186,12 +191,12 @@ fn every_field_wrong_in_turn() {
         (
             "display = \"text\"",
             "display = \"txt\"",
-            "line 10: `display` is `\"txt\"`; allowed are `text`; did you mean `text`?",
+            "line 10: `display` is `\"txt\"`; allowed are `text`, `vnc`, `both`; did you mean `text`?",
         ),
         (
             "[source.debian]",
             "[source.debain]",
-            "line 11: `source.debain` is no known key; allowed are `builtin`, `debian`; did you mean `debian`?",
+            "line 11: `source.debain` is no known key; allowed are `builtin`, `debian`, `image`; did you mean `debian`?",
         ),
         (
             "[source.debian]",
@@ -266,7 +271,7 @@ fn every_field_wrong_in_turn() {
         (
             "access = \"copy",
             "acess = \"copy",
-            "line 23: `disks[0].acess` is no known key; allowed are `access`, `device`, `image`; did you mean `access`?",
+            "line 23: `disks[0].acess` is no known key; allowed are `access`, `cdrom`, `device`, `image`; did you mean `access`?",
         ),
         (
             "[network]",
@@ -342,11 +347,116 @@ fn every_field_wrong_in_turn() {
     }
 }
 
+const PC: &str = r#"name = "pc"
+description = "A PC"
+licence = "MIT"
+modes = ["hvm", "kvm"]
+memory-mib = 64
+display = "both"
+notes = "Press a key."
+boot.from = "bios"
+[source.image]
+file = "pc.img"
+sha256 = "0000000000000000000000000000000000000000000000000000000000000000"
+[[disks]]
+device = "fda"
+image = "disk.img"
+[[inject]]
+disk = "fda"
+path = "/a.ini"
+text = "x=1\n"
+[health]
+screen = "ready"
+answers = [{ when = "boot from:", type = "fd0" }]
+"#;
+
+/// As [`every_field_wrong_in_turn`], for guests that are a PC with an image made by others.
+#[test]
+fn every_field_of_a_pc_wrong_in_turn() {
+    let cases: &[(&str, &str, &str)] = &[
+        (
+            "[\"hvm\", \"kvm\"]",
+            "[\"hvm\", \"pvh\"]",
+            "line 4: `modes[1]` is `pvh`, which has no firmware to boot from",
+        ),
+        (
+            "\"both\"",
+            "\"all\"",
+            "line 6: `display` is `\"all\"`; allowed are `text`, `vnc`, `both`",
+        ),
+        ("Press a key.", "\\u001b[2J", "line 7: `notes` is"),
+        (
+            "\"bios\"",
+            "\"coreboot\"",
+            "line 8: `boot.from` is `\"coreboot\"`; allowed are `kernel`, `bios`, `uefi`",
+        ),
+        (
+            "\"pc.img\"",
+            "\"../pc.img\"",
+            "line 10: `source.image.file` is `\"../pc.img\"`; expected an absolute path, or a file name",
+        ),
+        ("\"0000", "\"000", "line 11: `source.image.sha256` is"),
+        (
+            "\"fda\"\nimage",
+            "\"fdc\"\nimage",
+            "line 13: `disks[0].device` is `\"fdc\"`; expected `xvda` to `xvdp`, or",
+        ),
+        (
+            "\"fda\"\nimage",
+            "\"fda\"\ncdrom = true\nimage",
+            "line 14: `disks[0].cdrom` is set for a floppy drive",
+        ),
+        (
+            "\"disk.img\"",
+            "\"other.img\"",
+            "line 12: `disks` has no disk with the image `disk.img`",
+        ),
+        (
+            "disk = \"fda\"",
+            "disk = \"fdb\"",
+            "line 16: `inject[0].disk` is `fdb`, but no disk is called so",
+        ),
+        (
+            "\"/a.ini\"",
+            "\"/../a.ini\"",
+            "line 17: `inject[0].path` is `\"/../a.ini\"`; expected a path that begins with `/`",
+        ),
+        ("\"x=1\\n\"", "\"\\u0000\"", "line 18: `inject[0].text` is"),
+        (
+            "screen = \"ready\"\n",
+            "",
+            "line 19: `health` needs one of `http`, `console`, `screen`",
+        ),
+        (
+            "type = \"fd0\"",
+            "type = \"FD0\"",
+            "line 21: `health.answers[0].type` is `\"FD0\"`",
+        ),
+    ];
+    Guest::parse("pc/guest.toml", PC).expect("the good one is good");
+    for (from, to, expected) in cases {
+        assert!(PC.contains(from), "stale case {from}");
+        let found = problems(&PC.replacen(from, to, 1));
+        let expected = format!("`web/guest.toml` {expected}");
+        assert!(
+            found.iter().any(|message| message.starts_with(&expected)),
+            "{to}\nexpected {expected}\nfound    {found:#?}"
+        );
+    }
+    let paravirtual = problems(&GOOD.replacen("\"xvda\"", "\"hda\"", 1));
+    assert_eq!(
+        paravirtual,
+        [
+            "`web/guest.toml` line 21: `disks[0].device` is `hda`, which there is not in mode `pvh`; use `xvda` to `xvdp`"
+        ]
+    );
+}
+
 #[test]
 fn all_problems_in_one_run_by_line() {
     let text = GOOD
         .replace("vcpus = 1", "vcpu = 1")
-        .replace("\"xvda\"", "\"hda\"")
+        .replace("\"xvda\"", "\"sda\"")
         .replace("port = 80", "port = 70000");
     let found = problems(&text);
     assert_eq!(found.len(), 3, "{found:#?}");
@@ -420,7 +530,7 @@ fn unknown_names_get_the_nearest() {
     let error = shipped().find("debain").unwrap_err();
     assert_eq!(
         error.to_string(),
-        "there is no guest `debain`; the catalogue has `debian`, `tiny`"
+        "there is no guest `debain`; the catalogue has `debian`, `tiny`, `freedos`, `openbsd`, `plan9`"
     );
     assert_eq!(error.hint().as_deref(), Some("did you mean `debian`?"));
     assert_eq!(

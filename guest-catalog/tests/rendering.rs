@@ -1,5 +1,7 @@
-//! Rendering: the kept files for PVH and PV, the static leases, and the refusal of what would need quoting.
-use guest_catalog::{Catalogue, Guest, GuestError, Mode, Placement, address, render_xl};
+//! Rendering: the kept files for Xen and QEMU, the static leases, and the refusal of what would need quoting.
+use guest_catalog::{
+    Catalogue, Guest, GuestError, Mode, Placement, QemuPlace, address, render_qemu, render_xl,
+};
 use std::path::{Path, PathBuf};
 
 fn shipped() -> Catalogue {
@@ -27,7 +29,32 @@ fn rendering_is_as_kept() {
     for entry in shipped.entries() {
         let folder = PathBuf::from("/var/lib/gasthaus/guests").join(entry.guest.name.as_str());
         let placement = Placement::in_folder(entry, &folder);
-        for mode in [Mode::Pvh, Mode::Pv] {
+        if entry.guest.modes.contains(&Mode::Kvm) {
+            let place = QemuPlace {
+                mac: entry.mac,
+                kernel: None,
+                initrd: None,
+                disks: vec![folder.join("a,b.img")],
+                forwarded_port: None,
+            };
+            let arguments = render_qemu(&entry.guest, &place);
+            let lines: Vec<&str> = arguments.iter().map(|a| a.to_str().unwrap()).collect();
+            golden(
+                &format!("{}-kvm.txt", entry.guest.name),
+                &(lines.join("\n") + "\n"),
+            );
+            assert!(matches!(
+                render_xl(&entry.guest, &placement, Mode::Kvm),
+                Err(GuestError::Unrenderable { .. })
+            ));
+        }
+        for mode in entry
+            .guest
+            .modes
+            .iter()
+            .copied()
+            .filter(|mode| *mode != Mode::Kvm)
+        {
             golden(
                 &format!("{}-{mode}.cfg", entry.guest.name),
                 &render_xl(&entry.guest, &placement, mode).unwrap(),

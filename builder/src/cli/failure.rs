@@ -52,6 +52,7 @@ macro_rules! explain {
 }
 explain!(
     crate::error::BuildError,
+    crate::guest::TryError,
     fuse_rootfs::publish::KeyError,
     fuse_rootfs::publish::PublishError,
     crate::recipe_file::RecipeError,

@@ -5,6 +5,7 @@ pub mod check;
 pub mod clean;
 pub mod completions;
 pub mod failure;
+pub mod guest;
 mod image_file;
 pub mod init;
 pub mod inspect;
@@ -74,6 +75,7 @@ enum Command {
     Check(check::Args),
     Init(init::Args),
     Run(run::Args),
+    Guest(guest::Args),
     Inspect(inspect::Args),
     Verify(verify::Args),
     Serve(serve::Args),
@@ -115,6 +117,7 @@ impl Cli {
             Command::Check(args) => check::run(&args, &cx),
             Command::Init(args) => init::run(&args, &cx),
             Command::Run(args) => run::run(&args, &cx),
+            Command::Guest(args) => guest::run(&args, &cx),
             Command::Inspect(args) => inspect::run(&args, &cx),
             Command::Verify(args) => verify::run(&args, &cx),
             Command::Serve(args) => serve::run(&args, &cx),

@@ -72,7 +72,7 @@ enum Firmware {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Accel {
+pub(super) enum Accel {
     /// KVM where it works, else emulation
     Auto,
     /// KVM, or an error
@@ -174,7 +174,11 @@ fn check_image(path: &Path) -> Result<(), QemuError> {
     }
 }
 
-fn accelerator(wanted: Accel, qemu: &Path, cx: &Context) -> Result<Accelerator, QemuError> {
+pub(super) fn accelerator(
+    wanted: Accel,
+    qemu: &Path,
+    cx: &Context,
+) -> Result<Accelerator, QemuError> {
     if wanted == Accel::Tcg {
         return Ok(Accelerator::Tcg);
     }
@@ -203,7 +207,7 @@ fn nic_model(text: &str) -> Result<String, String> {
 }
 
 /// The command as a line for a POSIX shell.
-fn shell_line(command: &Command) -> String {
+pub(super) fn shell_line(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(quote).collect::<Vec<_>>().join(" ")
 }

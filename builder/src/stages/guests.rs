@@ -22,6 +22,7 @@ use crate::accounts::Accounts;
 use crate::assets;
 use crate::cache::Key;
 use crate::error::BuildError;
+use crate::guest as guest_image;
 use crate::guest_source::catalogue_of;
 use crate::manifest::GuestSummary;
 use crate::overlay::{Entries, Entry, Target};
@@ -182,8 +183,21 @@ fn make_guest(
         page.to_vec(),
         cx.epoch_secs.to_le_bytes().to_vec(),
     ];
+    // dom0 has no device model, which is what emulates a PC.
+    if guest.modes.iter().all(|mode| mode.is_pc()) {
+        let modes: Vec<&str> = guest.modes.iter().map(|mode| mode.as_str()).collect();
+        return Err(BuildError::GuestModes {
+            name,
+            modes: modes.join(" or "),
+        });
+    }
+    let places = image_places(cx);
     let debian = match &guest.source {
         Source::Builtin(BuiltinGuest::Tiny) => None,
+        Source::Image(source) => {
+            parts.push(guest_image::source_digest(guest, source, &places)?.into_bytes());
+            None
+        }
         Source::Debian(source) => {
             let content = DebianGuest::new(cx, source, &page)?;
             parts.push(debs.digest_of(&guest_set(&name)).to_vec());
@@ -205,11 +219,15 @@ fn make_guest(
         let cached = cx.cache.has("guest", &key);
         let dir = cx.cache.result("guest", &key, cx.sandbox, |scratch| {
             write(&scratch.join("guest.toml"), definition.as_bytes())?;
-            match &debian {
-                None => tiny_initrd(cx, tools, kernel, &page, &scratch.join("initrd.zst")),
-                Some(content) => {
+            match (&debian, &guest.source) {
+                (Some(content), _) => {
                     content.make(cx, debs, tools, kernel, &guest_set(&name), &key, scratch)
                 }
+                (None, Source::Image(source)) => {
+                    guest_image::prepare(guest, source, &places, scratch)?;
+                    Ok(())
+                }
+                (None, _) => tiny_initrd(cx, tools, kernel, &page, &scratch.join("initrd.zst")),
             }
         })?;
         Ok((
@@ -221,6 +239,15 @@ fn make_guest(
             cached,
         ))
     })
+}
+
+/// Where the images of guests lie: beside the recipe, and in the folders of GASTHAUS_IMAGES.
+fn image_places(cx: &StageCx<'_>) -> Vec<PathBuf> {
+    let mut places = vec![cx.recipe_dir.to_owned()];
+    if let Some(more) = std::env::var_os("GASTHAUS_IMAGES") {
+        places.extend(std::env::split_paths(&more).filter(|place| !place.as_os_str().is_empty()));
+    }
+    places
 }
 
 /// The `tiny` guest is its initramfs: one program and the modules of the network.

@@ -250,6 +250,9 @@ fn a_cut_image_does_not_list_every_file() {
         all.map(|p| p.to_string()).collect::<Vec<_>>()
     };
     assert!(of("length of the image")[0].contains("(truncated)"));
-    assert!((1..=3).contains(&of("place of the file").len()), "{report:#?}");
+    assert!(
+        (1..=3).contains(&of("place of the file").len()),
+        "{report:#?}"
+    );
     assert!(of("place of the files").len() <= 1);
 }

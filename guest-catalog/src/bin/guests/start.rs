@@ -144,7 +144,11 @@ impl<'h> Starter<'h> {
         disks::attach(self.house, entry)?;
         let mut reasons = Vec::new();
         for mode in self.modes(entry) {
-            if mode == Mode::Pvh && !hardware {
+            if mode == Mode::Kvm {
+                reasons.push(format!("{mode}: Xen runs this machine, not KVM"));
+                continue;
+            }
+            if mode != Mode::Pv && !hardware {
                 reasons.push(format!(
                     "{mode}: this processor has no hardware virtualisation"
                 ));

@@ -1,0 +1,291 @@
+//! `gasthaus guest`: the catalogue of guests, and one of them booted alone.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use clap::{ArgAction, Subcommand};
+use guest_catalog::{BootFrom, Catalogue, Entry, Guest, Source};
+use serde::Serialize;
+
+use super::run::{Accel, accelerator};
+use super::{CliResult, Context, output};
+use crate::error::BuildError;
+use crate::guest::TryError;
+use crate::guest::trial::{self, Watch};
+use crate::guest_source::{embedded, read_definition};
+use crate::qemu::{QemuError, find_qemu, firmware};
+
+/// Show the catalogue of guests, check definitions, boot one guest alone
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: GuestCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum GuestCommand {
+    /// List the guests of the catalogue
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a guest: what it is, what it needs, where it comes from
+    Show {
+        /// Name in the catalogue, or the path of a `guest.toml`
+        guest: String,
+        /// Print the definition as JSON, with all defaults
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check definitions and tell every mistake in them
+    Check {
+        /// Paths of `guest.toml` files
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Boot one guest alone in QEMU; nothing is written to its image
+    Try(TryArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct TryArgs {
+    /// Name in the catalogue, or the path of a `guest.toml`
+    guest: String,
+
+    /// Folder with images; repeat it for more [also: GASTHAUS_IMAGES, the definition's folder, the current one]
+    #[arg(long = "images", value_name = "DIR", env = "GASTHAUS_IMAGES", value_delimiter = ':', action = ArgAction::Append)]
+    images: Vec<PathBuf>,
+
+    /// Without a window: wait until the guest is up as its definition says, tell how long it took, and end it
+    #[arg(long)]
+    check: bool,
+
+    /// With --check: how long it may take, in seconds [default: the definition's]
+    #[arg(long, value_name = "SECONDS", requires = "check", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    wait: Option<u64>,
+
+    /// With --check: write a picture of its screen, as PNG, when it is up
+    #[arg(long, value_name = "FILE", requires = "check")]
+    picture: Option<PathBuf>,
+
+    /// What QEMU's -display gets, e.g. gtk, sdl, vnc=:1
+    #[arg(long, conflicts_with = "check")]
+    display: Option<String>,
+
+    /// How to run the guest's instructions
+    #[arg(long, value_enum, default_value_t = Accel::Auto)]
+    accel: Accel,
+
+    /// Print the command instead of running it
+    #[arg(long, conflicts_with = "check")]
+    print: bool,
+}
+
+pub(super) fn run(args: &Args, cx: &Context) -> CliResult {
+    match &args.command {
+        GuestCommand::List { json } => list(*json),
+        GuestCommand::Show { guest, json } => show(guest, *json),
+        GuestCommand::Check { files } => check(files),
+        GuestCommand::Try(args) => try_guest(args, cx),
+    }
+}
+
+/// One line of the list.
+#[derive(Debug, Serialize)]
+struct Row {
+    name: String,
+    description: String,
+    source: &'static str,
+    modes: Vec<&'static str>,
+    memory_mib: u32,
+    licence: String,
+}
+
+fn source_word(guest: &Guest) -> &'static str {
+    match guest.source {
+        Source::Builtin(_) => "builtin",
+        Source::Debian(_) => "debian",
+        Source::Image(_) => "image",
+    }
+}
+
+fn list(json: bool) -> CliResult {
+    let rows: Vec<Row> = catalogue()?
+        .entries()
+        .iter()
+        .map(|entry| Row {
+            name: entry.guest.name.to_string(),
+            description: entry.guest.description.clone(),
+            source: source_word(&entry.guest),
+            modes: entry.guest.modes.iter().map(|mode| mode.as_str()).collect(),
+            memory_mib: entry.guest.memory_mib,
+            licence: entry.guest.licence.clone(),
+        })
+        .collect();
+    if json {
+        return output::print(&output::json(&rows));
+    }
+    let mut text = format!(
+        "{:<10} {:<8} {:<10} {:>8}  DESCRIPTION\n",
+        "NAME", "SOURCE", "MODES", "MEMORY"
+    );
+    for row in rows {
+        let memory = format!("{} MiB", row.memory_mib);
+        text += &format!(
+            "{:<10} {:<8} {:<10} {memory:>8}  {}\n",
+            row.name,
+            row.source,
+            row.modes.join(","),
+            row.description
+        );
+    }
+    output::print(&text)
+}
+
+fn show(name: &str, json: bool) -> CliResult {
+    let (entry, _) = find(name)?;
+    let guest = &entry.guest;
+    if json {
+        return output::print(&output::json(guest));
+    }
+    let mut text = String::new();
+    let mut row =
+        |name: &str, value: &str| text += &format!("{name:<12} {}\n", output::printable(value));
+    row("name", guest.name.as_str());
+    row("description", &guest.description);
+    row("licence", &guest.licence);
+    row("homepage", guest.homepage.as_deref().unwrap_or("none"));
+    row("source", source_word(guest));
+    if let Source::Image(source) = &guest.source {
+        row("image", &source.file);
+        row(
+            "sha256",
+            source.sha256.as_deref().unwrap_or("any file of that name"),
+        );
+    }
+    let modes: Vec<&str> = guest.modes.iter().map(|mode| mode.as_str()).collect();
+    row("modes", &modes.join(", "));
+    row(
+        "memory",
+        &format!("{} MiB, {} processors", guest.memory_mib, guest.vcpus),
+    );
+    for disk in &guest.disks {
+        row("disk", &format!("{}: {}", disk.device, disk.image));
+    }
+    for injection in &guest.inject {
+        let bytes = injection.text.len();
+        row(
+            "inject",
+            &format!("{}: {}, {bytes} bytes", injection.disk, injection.path),
+        );
+    }
+    row("hardware", &entry.mac.to_string());
+    for line in guest.notes.iter().flat_map(|notes| notes.lines()) {
+        row("notes", line);
+    }
+    output::print(&text)
+}
+
+fn check(files: &[PathBuf]) -> CliResult {
+    let mut guests = Vec::new();
+    let mut problems = Vec::new();
+    for path in files {
+        match read_definition(path) {
+            Ok(guest) => guests.push((path.display().to_string(), guest)),
+            Err(BuildError::Guest(error)) if !error.problems().is_empty() => {
+                problems.extend(error.problems().iter().cloned());
+            }
+            Err(other) => return Err(other.into()),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(BuildError::from(guest_catalog::GuestError::Invalid { problems }).into());
+    }
+    let count = guests.len();
+    // Together they must not get in each other's way either.
+    Catalogue::new(guests).map_err(BuildError::from)?;
+    output::print(&format!("{count} definitions are good\n"))
+}
+
+fn catalogue() -> Result<Catalogue, BuildError> {
+    Ok(Catalogue::new(embedded()?)?)
+}
+
+/// The guest of that name, or of that file, with the folder its images may lie in.
+fn find(name: &str) -> Result<(Entry, PathBuf), BuildError> {
+    let path = Path::new(name);
+    if name.contains('/') || path.extension().is_some() {
+        let guest = read_definition(path)?;
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        let catalogue = Catalogue::new(vec![(name.to_owned(), guest)])?;
+        let entry = catalogue.entries()[0].clone();
+        return Ok((entry, folder));
+    }
+    Ok((catalogue()?.find(name)?.clone(), PathBuf::from(".")))
+}
+
+fn try_guest(args: &TryArgs, cx: &Context) -> CliResult {
+    let (entry, folder) = find(&args.guest)?;
+    let guest = &entry.guest;
+    let mut places = args.images.clone();
+    places.extend([folder, PathBuf::from(".")]);
+    places.dedup();
+    let scratch = tempfile::tempdir().map_err(|source| TryError::File {
+        attempt: "make a folder in",
+        path: std::env::temp_dir(),
+        source,
+    })?;
+    let ready = trial::ready(&entry, &places, scratch.path())?;
+    let qemu = find_qemu()?;
+    let mut command = Command::new(&qemu);
+    command.args(accelerator(args.accel, &qemu, cx)?.arguments());
+    command.args(&ready.arguments);
+    if guest.boot.from == BootFrom::Uefi {
+        let ovmf = firmware::find(Path::new("/")).ok_or(QemuError::NoOvmf)?;
+        command.arg("-bios").arg(ovmf.code);
+    }
+    if args.check {
+        let limit = args.wait.unwrap_or(guest.health.timeout_secs.into());
+        let took = trial::check(
+            command,
+            &Watch {
+                guest,
+                page_port: ready.page_port,
+                limit: Duration::from_secs(limit),
+                picture: args.picture.as_deref(),
+                folder: scratch.path(),
+            },
+        )?;
+        let seconds = took.as_secs_f64();
+        return output::print(&format!(
+            "guest `{}` is up after {seconds:.1} s\n",
+            guest.name
+        ));
+    }
+    if let Some(display) = &args.display {
+        command.args(["-display", display]);
+    }
+    command.args(["-serial", "mon:stdio"]);
+    if args.print {
+        return output::print(&format!("{}\n", super::run::shell_line(&command)));
+    }
+    if let Some(notes) = &guest.notes {
+        cx.ui.line(notes.trim_end());
+    }
+    cx.ui.line("serial console: Ctrl+A X ends the machine");
+    let status = command.status().map_err(|source| QemuError::Start {
+        program: qemu.clone(),
+        source,
+    })?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(QemuError::Failed {
+            program: qemu,
+            status,
+        }
+        .into())
+    }
+}

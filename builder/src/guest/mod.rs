@@ -1,0 +1,164 @@
+//! Guests on the build host: their images found, unpacked and prepared, and one guest booted alone to try it.
+
+mod image;
+mod inject;
+mod monitor;
+pub mod trial;
+
+use std::io;
+use std::path::PathBuf;
+
+pub use image::{MAX_IMAGE_BYTES, prepare, source_digest};
+
+/// Why a guest cannot be prepared or tried.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TryError {
+    /// The image is in none of the places.
+    #[error(
+        "the image `{file}` of guest `{guest}` is in none of these folders: {}",
+        quoted(places)
+    )]
+    NoImage {
+        /// The guest.
+        guest: String,
+        /// The file's name.
+        file: String,
+        /// Where it was looked for.
+        places: Vec<PathBuf>,
+        /// Who makes it.
+        homepage: Option<String>,
+    },
+    /// Another file than the definition's.
+    #[error("the image `{}` has SHA-256 {found}; guest `{guest}` expects {expected}", path.display())]
+    WrongDigest {
+        /// The guest.
+        guest: String,
+        /// The file.
+        path: PathBuf,
+        /// Its digest.
+        found: String,
+        /// The definition's.
+        expected: String,
+    },
+    /// Not a raw image, and nothing that becomes one here.
+    #[error("the image `{}` is {found}; expected a raw disk, floppy or disc image, alone or inside gzip, xz, zstd, bzip2 or zip", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        found: String,
+        /// How it becomes a raw image.
+        hint: Option<String>,
+    },
+    /// It grows beyond the bound.
+    #[error("the image `{}` unpacks to more than {limit} bytes", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The bound.
+        limit: u64,
+    },
+    /// A file operation.
+    #[error("cannot {attempt} `{}`", path.display())]
+    File {
+        /// What was attempted.
+        attempt: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A file cannot be put into a disk.
+    #[error("cannot put `{path}` into disk `{disk}` of guest `{guest}`: {reason}")]
+    Inject {
+        /// The guest.
+        guest: String,
+        /// The disk.
+        disk: String,
+        /// The file in it.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+    /// A guest that only an image of ours can start.
+    #[error("guest `{guest}` cannot be tried alone: {reason}")]
+    NotAlone {
+        /// The guest.
+        guest: String,
+        /// Why.
+        reason: &'static str,
+    },
+    /// QEMU ended before the guest was up.
+    #[error("QEMU ended with {status} before guest `{guest}` was up:\n{said}")]
+    Ended {
+        /// The guest.
+        guest: String,
+        /// How it ended.
+        status: std::process::ExitStatus,
+        /// What it said.
+        said: String,
+    },
+    /// QEMU's monitor does not answer as it should.
+    #[error("QEMU's monitor: {what}")]
+    Monitor {
+        /// What went wrong.
+        what: String,
+        /// Why.
+        source: Option<io::Error>,
+    },
+    /// It did not come up.
+    #[error("guest `{guest}` is not up after {seconds} s: {missing}\n{seen}")]
+    NotUp {
+        /// The guest.
+        guest: String,
+        /// How long it was waited for.
+        seconds: u64,
+        /// What is missing.
+        missing: String,
+        /// The end of its console and its screen.
+        seen: String,
+    },
+}
+
+impl TryError {
+    /// What the user can do next.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoImage { homepage, .. } => Some(match homepage {
+                Some(homepage) => format!(
+                    "get it from {homepage}, then name its folder with `--images DIR` or in GASTHAUS_IMAGES"
+                ),
+                None => "name its folder with `--images DIR` or in GASTHAUS_IMAGES".to_owned(),
+            }),
+            Self::WrongDigest { .. } => Some(
+                "get the file again; if it is another version on purpose, copy the definition and change its `sha256`"
+                    .to_owned(),
+            ),
+            Self::Format { hint, .. } => hint.clone(),
+            Self::NotUp { .. } => Some(
+                "give it longer with `--wait SECONDS`, or look at it: `gasthaus guest try NAME` without `--check`"
+                    .to_owned(),
+            ),
+            Self::NotAlone { .. } => {
+                Some("build an image with it and boot that: `gasthaus run`".to_owned())
+            }
+            _ => None,
+        }
+    }
+
+    fn file(attempt: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File {
+            attempt,
+            path,
+            source,
+        }
+    }
+}
+
+fn quoted(places: &[PathBuf]) -> String {
+    let places = places.iter().map(|place| format!("`{}`", place.display()));
+    places.collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,185 @@
+//! QEMU's machine protocol (QMP), as much of it as trying a guest needs: its text screen, its keys, a picture.
+
+use std::fmt::Write as _;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::TryError;
+
+/// VGA text mode: 80 x 25 cells of a character and its colours, two bytes each, from this address on.
+const TEXT_ADDRESS: u64 = 0xB_8000;
+const COLUMNS: usize = 80;
+const ROWS: usize = 25;
+/// QEMU answers at once, or its machine is stuck.
+const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+/// Longest answer that is read, in lines: events come in between.
+const MAX_LINES: usize = 1000;
+/// Between two keys; old systems poll their keyboards.
+const KEY_PAUSE: Duration = Duration::from_millis(60);
+
+pub(super) struct Monitor {
+    reader: BufReader<UnixStream>,
+    writer: UnixStream,
+}
+
+impl Monitor {
+    /// Connects to the socket that QEMU makes, and greets.
+    pub(super) fn connect(socket: &Path, limit: Duration) -> Result<Self, TryError> {
+        let started = Instant::now();
+        let stream = loop {
+            match UnixStream::connect(socket) {
+                Ok(stream) => break stream,
+                Err(source) if started.elapsed() > limit => {
+                    return Err(TryError::Monitor {
+                        what: "cannot connect".to_owned(),
+                        source: Some(source),
+                    });
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(50)),
+            }
+        };
+        let set = |stream: UnixStream| -> io::Result<Self> {
+            stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+            stream.set_write_timeout(Some(ANSWER_LIMIT))?;
+            Ok(Self {
+                reader: BufReader::new(stream.try_clone()?),
+                writer: stream,
+            })
+        };
+        let mut monitor = set(stream).map_err(lost)?;
+        monitor.read()?; // the greeting
+        monitor.execute("qmp_capabilities", json!({}))?;
+        Ok(monitor)
+    }
+
+    fn read(&mut self) -> Result<Value, TryError> {
+        let mut line = String::new();
+        let read = self.reader.read_line(&mut line).map_err(lost)?;
+        if read == 0 {
+            return Err(lost(io::ErrorKind::UnexpectedEof.into()));
+        }
+        serde_json::from_str(&line).map_err(|error| lost(error.into()))
+    }
+
+    fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, TryError> {
+        let text = json!({ "execute": command, "arguments": arguments }).to_string() + "\n";
+        self.writer.write_all(text.as_bytes()).map_err(lost)?;
+        for _ in 0..MAX_LINES {
+            let answer = self.read()?;
+            if let Some(value) = answer.get("return") {
+                return Ok(value.clone());
+            }
+            if let Some(error) = answer.get("error") {
+                return Err(TryError::Monitor {
+                    what: format!("`{command}` is refused: {error}"),
+                    source: None,
+                });
+            }
+        }
+        Err(TryError::Monitor {
+            what: format!("`{command}` is not answered"),
+            source: None,
+        })
+    }
+
+    /// The screen as text; nonsense while the machine shows graphics.
+    pub(super) fn screen(&mut self) -> Result<String, TryError> {
+        let line = format!("xp /{}hx {TEXT_ADDRESS:#x}", COLUMNS * ROWS);
+        let answer = self.execute("human-monitor-command", json!({ "command-line": line }))?;
+        Ok(text_of(answer.as_str().unwrap_or_default()))
+    }
+
+    /// Types `text` and Enter.
+    pub(super) fn type_line(&mut self, text: &str) -> Result<(), TryError> {
+        for name in text.chars().filter_map(key_name).chain(["ret".to_owned()]) {
+            let keys: Vec<Value> = name
+                .split('-')
+                .map(|key| json!({ "type": "qcode", "data": key }))
+                .collect();
+            self.execute("send-key", json!({ "keys": keys }))?;
+            std::thread::sleep(KEY_PAUSE);
+        }
+        Ok(())
+    }
+
+    /// Writes a picture of the screen as PNG.
+    pub(super) fn picture(&mut self, path: &Path) -> Result<(), TryError> {
+        let arguments = json!({ "filename": path, "format": "png" });
+        self.execute("screendump", arguments).map(|_| ())
+    }
+}
+
+fn lost(source: io::Error) -> TryError {
+    TryError::Monitor {
+        what: "the connection is lost".to_owned(),
+        source: Some(source),
+    }
+}
+
+/// The words of `xp` → rows of text. Each word is a cell, its low byte the character.
+fn text_of(dump: &str) -> String {
+    let cells = dump.lines().flat_map(|line| {
+        let words = line.split_once(':').map_or("", |(_, words)| words);
+        words
+            .split_ascii_whitespace()
+            .filter_map(|word| u16::from_str_radix(word.trim_start_matches("0x"), 16).ok())
+    });
+    let mut text = String::new();
+    for (index, cell) in cells.take(COLUMNS * ROWS).enumerate() {
+        if index > 0 && index % COLUMNS == 0 {
+            text.truncate(text.trim_end_matches(' ').len());
+            text.push('\n');
+        }
+        let byte = (cell & 0xFF) as u8;
+        let shown = if byte.is_ascii_graphic() { byte } else { b' ' };
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{}", char::from(shown));
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
+
+/// QEMU's names of the keys for a character (qapi/ui.json, `QKeyCode`).
+fn key_name(c: char) -> Option<String> {
+    Some(match c {
+        'a'..='z' | '0'..='9' => c.to_string(),
+        ' ' => "spc".to_owned(),
+        '-' => "minus".to_owned(),
+        '.' => "dot".to_owned(),
+        '/' => "slash".to_owned(),
+        '=' => "equal".to_owned(),
+        '!' => "shift-1".to_owned(),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dump_becomes_text() {
+        let mut words = vec![0x0720u16; COLUMNS * ROWS];
+        for (at, c) in [
+            (0, b'A'),
+            (1, b':'),
+            (2, b'\\'),
+            (3, b'>'),
+            (80, b'x'),
+            (81, 0xB3),
+        ] {
+            words[at] = 0x0700 | u16::from(c);
+        }
+        let mut dump = String::new();
+        for (index, row) in words.chunks(8).enumerate() {
+            let row: Vec<String> = row.iter().map(|word| format!("{word:#06x}")).collect();
+            dump += &format!("{:016x}: {}\r\n", 0xB8000 + index * 16, row.join(" "));
+        }
+        assert_eq!(text_of(&dump), "A:\\>\nx");
+        assert_eq!(text_of("Cannot access memory\n"), "");
+    }
+}

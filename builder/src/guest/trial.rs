@@ -1,0 +1,278 @@
+//! One guest booted alone in QEMU, watched until it is up as its definition says.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use guest_catalog::{Entry, Guest, QemuPlace, Source, render_qemu};
+
+use super::monitor::Monitor;
+use super::{TryError, prepare};
+
+/// Between two looks.
+const LOOK_PAUSE: Duration = Duration::from_millis(500);
+/// How long QEMU may take to make its socket.
+const START_LIMIT: Duration = Duration::from_secs(20);
+/// Most of a console that is read, in bytes, and of a page.
+const MAX_CONSOLE_BYTES: u64 = 1 << 20;
+const MAX_PAGE_BYTES: u64 = 256 << 10;
+/// What an error shows of the console.
+const SHOWN_LINES: usize = 12;
+
+/// A guest made ready to boot.
+#[derive(Debug)]
+pub struct Ready {
+    /// QEMU's arguments for the guest, without accelerator, screen and serial port.
+    pub arguments: Vec<std::ffi::OsString>,
+    /// Port on loopback that leads to its page.
+    pub page_port: Option<u16>,
+}
+
+/// Prepares the guest's disks in `folder` and says how QEMU runs it.
+///
+/// # Errors
+/// If its image is missing or wrong, or it is a guest that only lives in an image of ours.
+pub fn ready(entry: &Entry, places: &[PathBuf], folder: &Path) -> Result<Ready, TryError> {
+    let guest = &entry.guest;
+    let not_alone = |reason| TryError::NotAlone {
+        guest: guest.name.to_string(),
+        reason,
+    };
+    let Source::Image(source) = &guest.source else {
+        return Err(not_alone("its disk is made with the image it is in"));
+    };
+    if !guest.modes.iter().any(|mode| mode.is_pc()) {
+        return Err(not_alone("none of its modes is a PC (`hvm`, `kvm`)"));
+    }
+    let raw = prepare(guest, source, places, folder)?;
+    let page_port = match guest.health.http {
+        Some(_) => Some(free_port()?),
+        None => None,
+    };
+    let beside = |name: &str| {
+        places
+            .iter()
+            .map(|place| place.join(name))
+            .find(|p| p.is_file())
+    };
+    let place = QemuPlace {
+        mac: entry.mac,
+        kernel: beside(&guest.boot.kernel),
+        initrd: guest.boot.initrd.as_deref().and_then(beside),
+        disks: guest
+            .disks
+            .iter()
+            .map(|disk| match disk.image.as_str() {
+                "disk.img" => raw.clone(),
+                other => beside(other).unwrap_or_else(|| PathBuf::from(other)),
+            })
+            .collect(),
+        forwarded_port: page_port,
+    };
+    Ok(Ready {
+        arguments: render_qemu(guest, &place),
+        page_port,
+    })
+}
+
+fn free_port() -> Result<u16, TryError> {
+    let bound = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .and_then(|listener| listener.local_addr());
+    bound
+        .map(|address| address.port())
+        .map_err(TryError::file("bind a port on", "127.0.0.1"))
+}
+
+/// What to watch.
+#[derive(Debug)]
+pub struct Watch<'a> {
+    /// The guest.
+    pub guest: &'a Guest,
+    /// Port of its page.
+    pub page_port: Option<u16>,
+    /// How long it may take.
+    pub limit: Duration,
+    /// Where a picture of its screen goes once it is up.
+    pub picture: Option<&'a Path>,
+    /// Folder for the socket and the console's log.
+    pub folder: &'a Path,
+}
+
+/// Runs `qemu`, which has the guest's arguments already, until the guest is up; returns after how long.
+///
+/// # Errors
+/// If QEMU ends or the time does; the error shows screen and console.
+pub fn check(mut qemu: Command, watch: &Watch<'_>) -> Result<Duration, TryError> {
+    let (socket, log) = (watch.folder.join("qmp"), watch.folder.join("console"));
+    let said = watch.folder.join("qemu");
+    let stderr = File::create(&said).map_err(TryError::file("create", &said))?;
+    let with_path = |before: &str, path: &Path, after: &str| {
+        let mut text = std::ffi::OsString::from(before);
+        text.push(path);
+        text.push(after);
+        text
+    };
+    qemu.args(["-display", "none", "-monitor", "none", "-serial"])
+        .arg(with_path("file:", &log, ""))
+        .arg("-qmp")
+        .arg(with_path("unix:", &socket, ",server=on,wait=off"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(stderr);
+    let program = PathBuf::from(qemu.get_program());
+    let child = qemu.spawn().map_err(TryError::file("start", program))?;
+    let mut machine = Running(child);
+    let started = Instant::now();
+    let outcome = watch_until_up(&mut machine, watch, &socket, &log, started);
+    match outcome {
+        Err(TryError::Monitor { .. }) if machine.ended().is_some() => Err(TryError::Ended {
+            guest: watch.guest.name.to_string(),
+            status: machine.wait().map_err(TryError::file("wait for", "QEMU"))?,
+            said: tail(&fs::read_to_string(&said).unwrap_or_default()),
+        }),
+        other => other,
+    }
+}
+
+fn watch_until_up(
+    machine: &mut Running,
+    watch: &Watch<'_>,
+    socket: &Path,
+    log: &Path,
+    started: Instant,
+) -> Result<Duration, TryError> {
+    let guest = watch.guest;
+    let mut monitor = Monitor::connect(socket, START_LIMIT)?;
+    let mut answers = guest.health.answers.iter().peekable();
+    loop {
+        let console = console(log);
+        let screen = monitor.screen()?;
+        if let Some(answer) = answers.peek()
+            && (console.contains(&answer.when) || screen.contains(&answer.when))
+        {
+            monitor.type_line(&answer.r#type)?;
+            answers.next();
+        }
+        let missing = missing(watch, &console, &screen);
+        let Some(missing) = missing else {
+            let took = started.elapsed();
+            if let Some(path) = watch.picture {
+                monitor.picture(path)?;
+            }
+            return Ok(took);
+        };
+        if started.elapsed() > watch.limit {
+            let seen = format!(
+                "its console:\n{}\nits screen:\n{}",
+                tail(&console),
+                tail(&screen)
+            );
+            return Err(TryError::NotUp {
+                guest: guest.name.to_string(),
+                seconds: watch.limit.as_secs(),
+                missing,
+                seen,
+            });
+        }
+        if machine.ended().is_some() {
+            return Err(TryError::Monitor {
+                what: "QEMU ended".to_owned(),
+                source: None,
+            });
+        }
+        std::thread::sleep(LOOK_PAUSE);
+    }
+}
+
+/// What the guest still lacks to be up.
+fn missing(watch: &Watch<'_>, console: &str, screen: &str) -> Option<String> {
+    let health = &watch.guest.health;
+    if let Some(text) = health
+        .console
+        .as_ref()
+        .filter(|text| !console.contains(*text))
+    {
+        return Some(format!("its console has not said `{text}`"));
+    }
+    if let Some(text) = health
+        .screen
+        .as_ref()
+        .filter(|text| !screen.contains(*text))
+    {
+        return Some(format!("its screen does not show `{text}`"));
+    }
+    let http = health.http.as_ref()?;
+    let port = watch.page_port?;
+    let expected = watch.guest.expected_text().unwrap_or_default();
+    match page(port, &http.path) {
+        Ok(page) if page.contains(expected) => None,
+        Ok(_) => Some(format!("its page does not say `{expected}`")),
+        Err(error) => Some(format!("its page cannot be fetched: {error}")),
+    }
+}
+
+/// A page by HTTP/1.0 over loopback: the answer as it comes, head and body.
+fn page(port: u16, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+    stream.set_write_timeout(Some(Duration::from_secs(3)))?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: guest\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.take(MAX_PAGE_BYTES).read_to_end(&mut answer)?;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    match answer.split_ascii_whitespace().nth(1) {
+        Some("200") => Ok(answer),
+        _ => Err(std::io::Error::other(format!(
+            "it answers `{}`",
+            answer.lines().next().unwrap_or_default()
+        ))),
+    }
+}
+
+fn console(log: &Path) -> String {
+    let mut said = Vec::new();
+    // Not there yet: nothing was said yet.
+    let _ = File::open(log).and_then(|mut file| {
+        let bytes = file.metadata()?.len();
+        file.seek(SeekFrom::Start(bytes.saturating_sub(MAX_CONSOLE_BYTES)))?;
+        file.take(MAX_CONSOLE_BYTES).read_to_end(&mut said)
+    });
+    String::from_utf8_lossy(&said).into_owned()
+}
+
+/// The last lines, fit for a terminal.
+fn tail(text: &str) -> String {
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .collect();
+    let from = lines.len().saturating_sub(SHOWN_LINES);
+    let shown = lines[from..].iter().map(|line| {
+        let clean: String = line.chars().filter(|c| !c.is_control()).take(200).collect();
+        format!("  {clean}")
+    });
+    shown.collect::<Vec<_>>().join("\n")
+}
+
+/// QEMU, which ends with us.
+struct Running(Child);
+
+impl Running {
+    fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.0.try_wait().ok().flatten()
+    }
+
+    fn wait(&mut self) -> std::io::Result<std::process::ExitStatus> {
+        self.0.wait()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
