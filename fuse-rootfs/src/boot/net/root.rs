@@ -130,7 +130,7 @@ impl Streamed {
     /// With the path that cannot be written.
     pub fn leave_notes(&self) -> Result<(), BootError> {
         self.network.stop();
-        notes::leave(&self.network.nics())
+        notes::leave(&self.network.nics(), self.daemon.as_ref().map(Daemon::pid))
     }
 
     /// Takes daemon and mount away before another try. The cards stay.
