@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 pub const NAME: &str = "gasthaus-cache";
 /// What a new partition takes at most: a dozen versions, and the index is read within a second.
 const MOST_BYTES: u64 = 16 << 30;
-/// How long a stick may take to show up, if there is any USB storage.
+/// How long a stick may take to show its disk.
 const STICK: Duration = Duration::from_secs(15);
 /// ... and how long until we believe that there is none.
 const NO_STICK: Duration = Duration::from_secs(3);
@@ -336,7 +336,7 @@ fn look(build_id: &str, wish: Wish) -> Result<Option<PathBuf>, CacheError> {
                 return settle(&disk, wish);
             }
         }
-        let limit = if has_usb_storage() || wish == Wish::Create {
+        let limit = if awaits_usb_disk() || wish == Wish::Create {
             STICK
         } else {
             NO_STICK
@@ -353,16 +353,28 @@ fn look(build_id: &str, wish: Wish) -> Result<Option<PathBuf>, CacheError> {
     }
 }
 
-/// Whether something hangs on USB that calls itself mass storage (class 08).
-fn has_usb_storage() -> bool {
-    fs::read_dir("/sys/bus/usb/devices")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .any(|entry| {
-            fs::read_to_string(entry.path().join("bInterfaceClass"))
-                .is_ok_and(|class| class.trim() == "08")
-        })
+/// Whether something hangs on USB that calls itself mass storage (class 08) and has no disk yet. (A card reader has one, empty.)
+fn awaits_usb_disk() -> bool {
+    let interfaces = children(Path::new("/sys/bus/usb/devices"), "");
+    interfaces.iter().any(|interface| {
+        let class = fs::read_to_string(interface.join("bInterfaceClass"));
+        let has_disk = || {
+            children(interface, "host")
+                .iter()
+                .flat_map(|host| children(host, "target"))
+                .flat_map(|target| children(&target, ""))
+                .any(|unit| unit.join("block").is_dir())
+        };
+        class.is_ok_and(|class| class.trim() == "08") && !has_disk()
+    })
+}
+
+fn children(dir: &Path, prefix: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
+        .map(|entry| entry.path())
+        .collect()
 }
 
 /// `gasthaus-live cache [create [--yes]]` on the running system.
