@@ -8,7 +8,8 @@ PATH=$PATH:/usr/sbin:/sbin
 # own cannot read zstd is common still.
 needed="qemu-img:qemu-utils xorriso:xorriso isoinfo:genisoimage sgdisk:gdisk fsck.vfat:dosfstools mcopy:mtools
   e2fsck:e2fsprogs cpio:cpio diffoscope:diffoscope-minimal newuidmap:uidmap unshare:util-linux setpriv:util-linux
-  timeout:coreutils cc:gcc nginx:nginx-light minisign:minisign mkfs.erofs:erofs-utils zstd:zstd"
+  timeout:coreutils cc:gcc nginx:nginx-light minisign:minisign mkfs.erofs:erofs-utils zstd:zstd
+  fusermount3:fuse3"
 qemu_least=8 # older ones end a nested Xen with faults of their own (their SMAP is broken)
 
 missing=()
@@ -61,8 +62,11 @@ if [ ${#missing[@]} -gt 0 ]; then
   apt install --no-install-recommends "${from[@]}" "${missing[@]}" >&2
 fi
 
-# A second user, under whom the second of two builds runs that must be equal. On a desk nobody is added.
+# A second user, under whom the second of two builds runs that must be equal, and who mounts a store. On a desk nobody is added.
 if [ "${CI:-}" = true ] && [ "$(id -u)" = 0 ] && ! id gasthaus-ci >/dev/null 2>&1; then
   useradd --create-home --shell /bin/sh gasthaus-ci
   grep -q '^gasthaus-ci:' /etc/subuid || usermod --add-subuids 300000-365535 --add-subgids 300000-365535 gasthaus-ci
 fi
+
+# Everybody may open it wherever udev sees to it; in a container nobody has.
+if [ "${CI:-}" = true ] && [ "$(id -u)" = 0 ] && [ -c /dev/fuse ]; then chmod 666 /dev/fuse; fi

@@ -1,4 +1,4 @@
-//! The one `unsafe` corner: two ioctls of the loop driver that rustix has no safe wrapper for.
+//! The one `unsafe` corner: two ioctls of the loop driver and one of disks that rustix has no safe wrapper for.
 //!
 //! `linux/loop.h`: `LOOP_CTL_GET_FREE` (0x4C82, on `/dev/loop-control`, answers the number of a free device) and
 //! `LOOP_CONFIGURE` (0x4C0A, on `/dev/loopN`, binds a file and its settings in one step; kernel 5.8).
@@ -6,7 +6,7 @@
 
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd};
 use rustix::io;
-use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, Setter, ioctl};
+use rustix::ioctl::{Ioctl, IoctlOutput, NoArg, Opcode, Setter, ioctl};
 use std::ffi::c_void;
 
 /// Read-only: the device refuses writes.
@@ -15,6 +15,15 @@ const LO_FLAGS_READ_ONLY: u32 = 1;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
 const LOOP_CONFIGURE: Opcode = 0x4C0A;
 const LOOP_CTL_GET_FREE: Opcode = 0x4C82;
+
+/// `_IO(0x12, 95)`, linux/fs.h.
+const BLKRRPART: Opcode = 0x125F;
+
+/// Makes the kernel read a disk's partition table again; it refuses while a partition of it is in use.
+pub fn reread_partitions(disk: &impl AsFd) -> io::Result<()> {
+    // SAFETY: BLKRRPART takes no argument and touches no memory of ours.
+    unsafe { ioctl(disk, NoArg::<BLKRRPART>::new()) }
+}
 
 /// `struct loop_info64` (232 bytes) inside `struct loop_config` (304 bytes), native endianness.
 ///

@@ -7,6 +7,7 @@
 //! - [`Qemu`] describes a machine, [`Vm`] is one that runs, [`Boot`] is how its way to a mark ended.
 //! - [`Console`] is the serial line, with log-in and commands; [`Qmp`] the monitor: keys, screenshots, the power button.
 //! - [`line`](crate::line) is a slow and unreliable line to a web server.
+//! - [`steps`] are what most tests do, [`streaming`] what those need that stream their root.
 //! - [`builder`] runs the built program the way the `repro` and `faults` tests need it.
 
 pub mod artifacts;
@@ -18,6 +19,8 @@ pub mod line;
 mod qemu;
 mod qmp;
 mod screen;
+pub mod steps;
+pub mod streaming;
 mod vm;
 
 pub use console::{Console, Output};

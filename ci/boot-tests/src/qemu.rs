@@ -53,6 +53,8 @@ pub enum Medium {
     Disk,
     /// A USB stick behind an xHCI controller; what is written to it is thrown away.
     Usb,
+    /// A USB stick that keeps what is written to it.
+    KeptUsb,
 }
 
 /// A machine that has not been started yet.
@@ -227,6 +229,7 @@ impl Qemu {
                 Medium::Cd => ("media=cdrom,readonly=on", format!("ide-cd,bus=ide.{index}")),
                 Medium::Disk => ("snapshot=on", format!("ide-hd,bus=ide.{index}")),
                 Medium::Usb => ("snapshot=on", "usb-storage,bus=usb.0".to_owned()),
+                Medium::KeptUsb => ("cache=writeback", "usb-storage,bus=usb.0".to_owned()),
             };
             let file = file.display();
             args.push("-drive".into());

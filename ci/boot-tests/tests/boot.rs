@@ -4,112 +4,24 @@
 //! screenshots stay in `target/boot-tests/`.
 
 use std::{
-    io::{Read, Write},
+    io::Read,
     net::{Ipv4Addr, TcpListener, TcpStream},
     time::{Duration, Instant},
 };
 
-use boot_tests::{Boot, BootEnd, Firmware, Medium, Output, Qemu, Vm, artifacts::Artifacts};
+use boot_tests::{
+    BootEnd, Firmware, Medium, Qemu, Vm,
+    artifacts::Artifacts,
+    steps::{
+        COMMAND_LIMIT, READY_LIMIT, boot, boot_xen, done, guests, login, power_off, run, sudo,
+        xen_mark,
+    },
+};
 
-/// From power-on to the ready line: 150 to 220 s on two processors, and room for a loaded machine.
-const READY_LIMIT: Duration = Duration::from_secs(600);
 /// From power-on to the boot menu, with OVMF the slower firmware.
 const MENU_LIMIT: Duration = Duration::from_secs(120);
-/// A log-in, with room for one that `login` gave up after a minute.
-const LOGIN_LIMIT: Duration = Duration::from_secs(240);
-/// A command on the console.
-const COMMAND_LIMIT: Duration = Duration::from_secs(90);
-/// From `poweroff` to the end of QEMU: half a minute on two processors, and room for a loaded machine.
-const OFF_LIMIT: Duration = Duration::from_secs(90);
-/// The documented account of the demo image.
-const USER: &str = "gasthaus";
-const PASSWORD: &str = "gasthaus";
-
 fn artifacts() -> Artifacts {
     Artifacts::from_env().unwrap_or_else(|error| panic!("{error}"))
-}
-
-/// The ready line of a boot on Xen with all guests up.
-fn xen_mark(artifacts: &Artifacts) -> String {
-    let all = guests(artifacts);
-    artifacts.ready_mark("xen", all, all)
-}
-
-fn guests(artifacts: &Artifacts) -> u32 {
-    let guests = artifacts.manifest["guests"].as_array().map_or(0, Vec::len);
-    assert!(
-        guests >= 2,
-        "the manifest lists {guests} guests, the demo has two"
-    );
-    u32::try_from(guests).unwrap()
-}
-
-/// Boots to `mark`, or fails with the end of the console. A machine that does not get there is started once more, which
-/// is said: emulators lose timers, and loaded machines their patience.
-fn boot(name: &str, qemu: Qemu, mark: &str) -> Boot {
-    let again = qemu.clone();
-    let start = |qemu: Qemu| {
-        let boot = qemu
-            .run_until(mark, READY_LIMIT)
-            .unwrap_or_else(|error| panic!("{name}: {error}"));
-        report(name, &boot);
-        boot
-    };
-    let mut boot = start(qemu);
-    if boot.end != BootEnd::MarkSeen {
-        let _ = writeln!(std::io::stderr(), "{}\n{name}: once more", boot.tail(30));
-        boot = start(again);
-    }
-    assert_eq!(
-        boot.end,
-        BootEnd::MarkSeen,
-        "{name}: no `{mark}`:\n{}",
-        boot.tail(60)
-    );
-    boot
-}
-
-/// Past the test harness's capture: how long boots take is worth seeing when they pass, too.
-fn report(name: &str, boot: &Boot) {
-    let _ = writeln!(
-        std::io::stderr(),
-        "{name}: {:?} after {:.1} s",
-        boot.end,
-        boot.took.as_secs_f64()
-    );
-}
-
-fn boot_xen(name: &str, qemu: Qemu, artifacts: &Artifacts) -> Vm {
-    let boot = boot(name, qemu, &xen_mark(artifacts));
-    let order = ["(XEN) ", &xen_mark(artifacts)];
-    assert!(
-        boot.saw_in_order(&order),
-        "{name}: no Xen below dom0:\n{}",
-        boot.tail(60)
-    );
-    boot.vm
-}
-
-fn login(vm: &mut Vm) {
-    vm.login(USER, PASSWORD, LOGIN_LIMIT)
-        .unwrap_or_else(|error| panic!("{error}"));
-}
-
-fn run(vm: &mut Vm, command: &str) -> Output {
-    vm.run(command, COMMAND_LIMIT)
-        .unwrap_or_else(|error| panic!("{error}"))
-}
-
-/// Runs `command` and wants status 0.
-fn done(vm: &mut Vm, command: &str) -> String {
-    let output = run(vm, command);
-    assert_eq!(output.status, 0, "`{command}`: {}", output.text);
-    output.text
-}
-
-/// The user may use sudo, with the password; afterwards `sudo -n` works on this console.
-fn sudo(vm: &mut Vm) {
-    done(vm, &format!("echo {PASSWORD} | sudo -S -p '' true"));
 }
 
 /// There is something on the screen, or soon will be: it is painted after the serial line is written.
@@ -141,22 +53,6 @@ fn assert_root_is_writable(vm: &mut Vm) {
         done(vm, "ls /etc/issue 2>/dev/null | wc -l"),
         "0",
         "a removed file came back"
-    );
-}
-
-fn assert_powers_off(vm: &mut Vm, name: &str) {
-    let began = Instant::now();
-    vm.console.type_text("sudo -n poweroff\r").unwrap();
-    let off = vm.wait_off(OFF_LIMIT).unwrap();
-    assert!(
-        off.is_some(),
-        "{name}: still on after {OFF_LIMIT:?}:\n{}",
-        vm.console.tail(40)
-    );
-    let _ = writeln!(
-        std::io::stderr(),
-        "{name}: off after {:.1} s",
-        began.elapsed().as_secs_f64()
     );
 }
 
@@ -222,7 +118,7 @@ fn bios_cd_boots_and_is_usable() {
         "somebody listens on port 22"
     );
     assert_no_ssh(port);
-    assert_powers_off(&mut vm, name);
+    power_off(&mut vm, name);
 }
 
 #[test]

@@ -3,153 +3,38 @@
 //!
 //! `ci/test net` builds net ISO and store for `http://10.0.2.2:8088/`, so one server on that port serves all machines.
 
-use std::{
-    io::Write,
-    net::TcpStream,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
-    sync::{Mutex, MutexGuard, PoisonError},
-    thread,
-    time::{Duration, Instant},
-};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use boot_tests::{
-    Boot, BootEnd, Firmware, Medium, Qemu, Vm,
-    artifacts::{Artifacts, env_path},
-    require_tool,
+    BootEnd, Firmware, Medium, Qemu, Vm,
+    artifacts::Artifacts,
+    steps::{COMMAND_LIMIT, boot, boot_xen, done, expect, login, power_off, sudo},
+    streaming::{self, Server, store_of},
 };
 
-/// From power-on to the ready line, with room for a loaded machine.
-const READY_LIMIT: Duration = Duration::from_secs(720);
-const LOGIN_LIMIT: Duration = Duration::from_secs(240);
-const COMMAND_LIMIT: Duration = Duration::from_secs(90);
-const OFF_LIMIT: Duration = Duration::from_secs(90);
 /// What the net ISO of `ci/test net` was built for.
 const PORT: u16 = 8088;
 const URL: &str = "http://10.0.2.2:8088";
 
 /// The net ISO, with what the store's manifest says about the version that streams.
 fn artifacts() -> Artifacts {
-    let iso = env_path("GASTHAUS_NET_ISO").unwrap_or_else(|error| panic!("{error}"));
-    let manifest = env_path("GASTHAUS_STORE_MANIFEST").unwrap_or_else(|error| panic!("{error}"));
-    Artifacts::load(&iso, &manifest).unwrap_or_else(|error| panic!("{error}"))
+    streaming::artifacts().unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// A web server on the store, ended when dropped. One port: machines take turns.
-struct Server {
-    child: Child,
-    _turn: MutexGuard<'static, ()>,
-}
-
-impl Server {
-    fn start(artifacts: &Artifacts) -> Self {
-        static TURN: Mutex<()> = Mutex::new(());
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let store: PathBuf = artifacts.iso.parent().unwrap().join("store");
-        assert!(
-            store.join("head").is_file(),
-            "no store at {}",
-            store.display()
-        );
-        let python = require_tool("python3", "python3", "serve the store")
-            .unwrap_or_else(|error| panic!("{error}"));
-        let child = Command::new(python)
-            .args([
-                "-m",
-                "http.server",
-                &PORT.to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--directory",
-            ])
-            .arg(&store)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let server = Self { child, _turn: turn };
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while TcpStream::connect(("127.0.0.1", PORT)).is_err() {
-            assert!(Instant::now() < deadline, "the web server does not answer");
-            thread::sleep(Duration::from_millis(100));
-        }
-        server
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn guests(artifacts: &Artifacts) -> u32 {
-    let guests = artifacts.manifest["guests"].as_array().map_or(0, Vec::len);
-    assert!(guests >= 2, "the manifest lists {guests} guests");
-    u32::try_from(guests).unwrap()
-}
-
-fn boot(name: &str, qemu: Qemu, mark: &str) -> Boot {
-    let again = qemu.clone();
-    let start = |qemu: Qemu| {
-        let boot = qemu
-            .run_until(mark, READY_LIMIT)
-            .unwrap_or_else(|error| panic!("{name}: {error}"));
-        let _ = writeln!(
-            std::io::stderr(),
-            "{name}: {:?} after {:.1} s",
-            boot.end,
-            boot.took.as_secs_f64()
-        );
-        boot
-    };
-    let mut boot = start(qemu);
-    if boot.end != BootEnd::MarkSeen {
-        let _ = writeln!(std::io::stderr(), "{}\n{name}: once more", boot.tail(30));
-        boot = start(again);
-    }
-    assert_eq!(
-        boot.end,
-        BootEnd::MarkSeen,
-        "{name}: no `{mark}`:\n{}",
-        boot.tail(60)
-    );
-    boot
+/// A web server on the store. One port: machines take turns.
+fn serve(artifacts: &Artifacts) -> (Server, MutexGuard<'static, ()>) {
+    static TURN: Mutex<()> = Mutex::new(());
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let server =
+        Server::start(&store_of(artifacts), PORT).unwrap_or_else(|error| panic!("{error}"));
+    (server, turn)
 }
 
 /// Boots to the ready line with all guests, which must say where the system came from.
 fn boot_streamed(name: &str, qemu: Qemu, artifacts: &Artifacts) -> Vm {
-    let all = guests(artifacts);
-    let mark = artifacts.ready_mark("xen", all, all);
-    let boot = boot(name, qemu.nic("virtio-net-pci"), &mark);
-    assert!(
-        boot.saw_in_order(&["(XEN) ", &mark]),
-        "{name}: no Xen below dom0:\n{}",
-        boot.tail(60)
-    );
-    let source = format!("source={URL}");
-    let end = boot.vm.wait_for(&source, 0, COMMAND_LIMIT);
-    assert_eq!(
-        end,
-        BootEnd::MarkSeen,
-        "{name}: no `{source}` in the ready line"
-    );
-    boot.vm
-}
-
-fn done(vm: &mut Vm, command: &str) -> String {
-    let output = vm
-        .run(command, COMMAND_LIMIT)
-        .unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(output.status, 0, "`{command}`: {}", output.text);
-    output.text
-}
-
-fn login(vm: &mut Vm) {
-    vm.login("gasthaus", "gasthaus", LOGIN_LIMIT)
-        .unwrap_or_else(|error| panic!("{error}"));
-    done(vm, "echo gasthaus | sudo -S -p '' true");
+    let vm = boot_xen(name, qemu.nic("virtio-net-pci"), artifacts);
+    expect(&vm, &format!("source={URL}"), 0, COMMAND_LIMIT);
+    vm
 }
 
 #[test]
@@ -157,7 +42,7 @@ fn login(vm: &mut Vm) {
 fn bios_cd_streams_keeps_its_link_and_switches_off_quickly() {
     let artifacts = artifacts();
     let name = "net-bios-cd";
-    let _server = Server::start(&artifacts);
+    let _server = serve(&artifacts);
     let qemu = Qemu::new(name, Firmware::Bios).medium(Medium::Cd, &artifacts.iso);
     let mut vm = boot_streamed(name, qemu, &artifacts);
     login(&mut vm);
@@ -178,22 +63,22 @@ fn bios_cd_streams_keeps_its_link_and_switches_off_quickly() {
         &mut vm,
         "find /usr/share/doc -type f | head -n 200 | xargs cat > /dev/null",
     );
-    let begun = Instant::now();
-    vm.console.type_text("sudo poweroff\r").unwrap();
-    let off = vm.wait_off(OFF_LIMIT).unwrap();
-    assert!(
-        off.is_some(),
-        "{name}: still on after {:?}",
-        begun.elapsed()
-    );
-    let _ = writeln!(std::io::stderr(), "{name}: off after {:?}", begun.elapsed());
+    sudo(&mut vm);
+    // Name servers that come later, with a renewed lease, reach the daemon too.
+    let told = "systemctl start systemd-resolved gasthaus-names.path; \
+                dev=$(ip -br -4 address | grep 10.0.2.15 | cut -d \" \" -f 1); \
+                resolvectl dns $dev 10.0.2.3 192.0.2.99; \
+                for i in $(seq 60); do \
+                grep -q 192.0.2.99 /proc/$(pgrep -f ^@gasthaus-live)/root/etc/resolv.conf && exit; sleep 1; done; exit 1";
+    done(&mut vm, &format!("sudo -n sh -c '{told}'"));
+    power_off(&mut vm, name);
 }
 
 #[test]
 #[ignore = "boots VMs: run ci/test net"]
 fn bios_disk_streams() {
     let artifacts = artifacts();
-    let _server = Server::start(&artifacts);
+    let _server = serve(&artifacts);
     let qemu = Qemu::new("net-bios-disk", Firmware::Bios).medium(Medium::Disk, &artifacts.iso);
     boot_streamed("net-bios-disk", qemu, &artifacts);
 }
@@ -202,7 +87,7 @@ fn bios_disk_streams() {
 #[ignore = "boots VMs: run ci/test net"]
 fn uefi_cd_streams() {
     let artifacts = artifacts();
-    let _server = Server::start(&artifacts);
+    let _server = serve(&artifacts);
     let qemu = Qemu::new("net-uefi-cd", Firmware::Uefi).medium(Medium::Cd, &artifacts.iso);
     boot_streamed("net-uefi-cd", qemu, &artifacts);
 }
@@ -211,7 +96,7 @@ fn uefi_cd_streams() {
 #[ignore = "boots VMs: run ci/test net"]
 fn uefi_disk_streams_into_one_gib() {
     let artifacts = artifacts();
-    let _server = Server::start(&artifacts);
+    let _server = serve(&artifacts);
     let qemu = Qemu::new("net-uefi-disk", Firmware::Uefi)
         .medium(Medium::Disk, &artifacts.iso)
         .memory_mib(1024);

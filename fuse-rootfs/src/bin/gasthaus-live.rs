@@ -1,11 +1,12 @@
 //! `gasthaus-live`: /init of the initramfs. As pid 1 it boots the system; otherwise it is the streaming root's daemon, a small
 //! tool for the rescue shell, and the helper the kernel calls for modules by name.
-use fuse_rootfs::boot::{cmdline, init, modules::loader::Loader, mounts, rescue};
+use fuse_rootfs::boot::{cache_disk, cmdline, init, modules::loader::Loader, mounts, rescue};
 use fuse_rootfs::stream::{daemon, report};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: gasthaus-live --version | retry | status [--json] [DIR] | trace [DIR]
+       gasthaus-live cache [create [--yes]]
        gasthaus-live stream (--dir DIR | --list) --config FILE";
 
 fn main() -> ExitCode {
@@ -23,6 +24,9 @@ fn main() -> ExitCode {
             let path = rescue::retry_file();
             std::fs::write(&path, "")
                 .map_err(|error| format!("cannot write `{}`: {error}", path.display()))
+        }
+        ["cache"] | ["cache", "create"] | ["cache", "create", "--yes"] => {
+            cache_disk::command(&words[1..])
         }
         ["stream", ref rest @ ..] => daemon::run(rest),
         ["status"] if !report::mounts().is_ok_and(|all| !all.is_empty()) => {

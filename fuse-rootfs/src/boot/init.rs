@@ -78,7 +78,11 @@ fn steps(
         (None, _) if params.net.is_asked() => {
             let stream = match &mut started.stream {
                 Some(stream) => stream,
-                None => started.stream.insert(Streamed::start(&params.net, loader)),
+                None => started.stream.insert(Streamed::start(
+                    &params.net,
+                    params.build_id.as_deref(),
+                    loader,
+                )),
             };
             streamed_root(&params, loader, stream, marks)?;
             kept = KEPT;

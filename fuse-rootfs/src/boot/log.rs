@@ -51,6 +51,11 @@ pub fn warn(text: impl AsRef<str>) {
     line(4, text.as_ref());
 }
 
+/// Somebody in front of a `quiet` console (`loglevel=4` shows what is below 4) must see it: the system stands still, and why.
+pub fn alarm(text: impl AsRef<str>) {
+    line(3, text.as_ref());
+}
+
 /// Only with `gasthaus.debug`.
 pub fn debug(text: impl FnOnce() -> String) {
     if DEBUG.load(Ordering::Relaxed) {

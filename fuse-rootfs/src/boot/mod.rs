@@ -3,10 +3,12 @@
 //! [`init`] is the list; each word has its file. With `gasthaus.url=` on the command line the layers stream: `prepare →
 //! drivers → network → stream → layers → handover`, see [`net`].
 
+pub mod cache_disk;
 pub mod cmdline;
 pub mod console;
 pub mod devices;
 pub mod error;
+pub mod gpt;
 pub mod handover;
 pub mod init;
 pub mod isofile;

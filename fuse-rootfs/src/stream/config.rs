@@ -10,7 +10,8 @@
 //! | `ca-file` | PEM file with the only certificate authorities to trust, instead of Mozilla's |
 //! | `ram-mib` | most RAM for decoded blocks; a quarter of the machine's if not given |
 //! | `cache-dir`, `cache-mib` | folder for decoded blocks, and most bytes in it; all that the file system has, but for a twentieth |
-//! | `fill` | `idle`, `off`, or bytes per second; `idle` with a folder, `off` without |
+//! | `cache-dev` | partition or file with the cache's container, instead of a folder |
+//! | `fill` | `idle`, `off`, or bytes per second; `idle` with a folder or a container, `off` without |
 //! | `min-serial` | refuse stores whose serial is less |
 //! | `stall-secs` | how long a read may wait for the network before it fails; a day |
 //! | `stall-ms` | silence after which an attempt is given up; 2000 |
@@ -54,6 +55,8 @@ pub struct Config {
     pub ram_mib: Option<u64>,
     /// Folder of the cache.
     pub cache_dir: Option<PathBuf>,
+    /// The container of the cache.
+    pub cache_dev: Option<PathBuf>,
     /// Quota of the folder in MiB.
     pub cache_mib: Option<u64>,
     /// Background fill.
@@ -76,6 +79,7 @@ impl Default for Config {
             ca_file: None,
             ram_mib: None,
             cache_dir: None,
+            cache_dev: None,
             cache_mib: None,
             fill: None,
             min_serial: 0,
@@ -84,7 +88,7 @@ impl Default for Config {
     }
 }
 
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "url",
     "key",
     "system",
@@ -94,6 +98,7 @@ const KEYS: [&str; 15] = [
     "ca-file",
     "ram-mib",
     "cache-dir",
+    "cache-dev",
     "cache-mib",
     "fill",
     "min-serial",
@@ -180,6 +185,7 @@ impl Config {
             "ca-file" => self.ca_file = Some(value.into()),
             "ram-mib" => self.ram_mib = Some(number(1, 1 << 24)?),
             "cache-dir" => self.cache_dir = Some(value.into()),
+            "cache-dev" => self.cache_dev = Some(value.into()),
             "cache-mib" => self.cache_mib = Some(number(1, 1 << 24)?),
             "fill" => {
                 self.fill = Some(match value {
@@ -213,14 +219,15 @@ impl Config {
         Ok(())
     }
 
-    /// The background fill: as set, else by whether there is a folder.
+    /// The background fill: as set, else by whether there is something that outlives the daemon.
     #[must_use]
     pub fn fill(&self) -> Fill {
-        self.fill.unwrap_or(if self.cache_dir.is_some() {
-            Fill::Idle
-        } else {
-            Fill::Off
-        })
+        self.fill
+            .unwrap_or(if self.cache_dir.is_some() || self.cache_dev.is_some() {
+                Fill::Idle
+            } else {
+                Fill::Off
+            })
     }
 }
 

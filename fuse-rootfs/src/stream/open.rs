@@ -242,10 +242,17 @@ impl Store {
 }
 
 fn open_folder(config: &Config) -> Option<Folder> {
-    let path = config.cache_dir.as_deref()?;
+    let path = config
+        .cache_dev
+        .as_deref()
+        .or(config.cache_dir.as_deref())?;
     let began = Instant::now();
     loop {
-        match Folder::open(path, config.cache_mib.map(|mib| mib << 20)) {
+        let opened = match &config.cache_dev {
+            Some(device) => Folder::open_container(device),
+            None => Folder::open(path, config.cache_mib.map(|mib| mib << 20)),
+        };
+        match opened {
             Ok(folder) => return Some(folder),
             // A daemon that was just killed may hold it for a moment more.
             Err(error)
@@ -255,7 +262,7 @@ fn open_folder(config: &Config) -> Option<Folder> {
             }
             Err(error) => {
                 log::warn(format!(
-                    "cannot use the cache folder `{}`: {error}; going on in RAM",
+                    "cannot use the cache `{}`: {error}; going on in RAM",
                     path.display()
                 ));
                 return None;

@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use fuse_rootfs::stream::cache::container;
 use fuse_rootfs::stream::config::Config;
 
 use crate::server::{Fault, Server};
@@ -48,6 +49,60 @@ fn warm_starts_fetch_the_head_alone_and_offline_starts_nothing() {
     for (layer, expected) in images.iter().enumerate() {
         compare(&image, layer, &expected.bytes);
     }
+}
+
+/// The same in the container of the partition `gasthaus-cache`, which `/init` gives the daemon as `cache-dev`.
+#[test]
+fn a_container_is_warm_too_and_boots_without_a_server() {
+    let mut store = Store::new();
+    let images = usual_images();
+    store.publish("demo", "v1", &images, &usual_profile());
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cache");
+    let mut options = fs::File::options();
+    let mut file = options
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path)
+        .unwrap();
+    file.set_len(256 << 20).unwrap();
+    container::format(&mut file).unwrap();
+    let mut server = Server::new(store.path());
+    let mut config = config(&store, &[server.url()]);
+    config.cache_dev = Some(path.clone());
+    config.policy.offline_after = Duration::from_millis(600);
+    let image = open(&config).unwrap();
+    wait_until("the bundles", 20, || image.play.ended());
+    for (layer, expected) in images.iter().enumerate() {
+        compare(&image, layer, &expected.bytes);
+    }
+    image.fetcher.stop();
+    drop(image);
+
+    let before = server.log().len();
+    let image = open(&config).unwrap();
+    for (layer, expected) in images.iter().enumerate() {
+        compare(&image, layer, &expected.bytes);
+    }
+    let asked = server.log()[before..].to_vec();
+    assert_eq!(asked.len(), 1, "{asked:?}");
+    image.fetcher.stop();
+    drop(image);
+
+    server.kill();
+    let image = open(&config).unwrap();
+    for (layer, expected) in images.iter().enumerate() {
+        compare(&image, layer, &expected.bytes);
+    }
+    image.fetcher.stop();
+    drop(image);
+
+    // Not a container: said once, and it goes on in RAM.
+    server.revive();
+    fs::write(&path, vec![7; 1 << 20]).unwrap();
+    let image = open(&config).unwrap();
+    compare(&image, 0, &images[0].bytes);
 }
 
 #[test]

@@ -27,6 +27,8 @@ use std::time::{Duration, Instant};
 const NAME: &str = "@gasthaus-live";
 /// Longest line taken; what is longer is cut.
 const MAX_LINE_BYTES: u64 = 4096;
+/// The source of a version whose index came from the cache, because no mirror answered.
+const FROM_CACHE: &str = "cache";
 /// Versions shown at most; the daemon tells the newest first.
 const MAX_ENTRIES: usize = 256;
 /// The daemon says what it waits for; silence for this long is a fault of its own.
@@ -105,27 +107,30 @@ fn parse_entry(text: &str) -> Option<Entry> {
 
 fn parse_mounted(text: &str) -> Option<Line> {
     let (build, source) = text.strip_prefix("build=")?.split_once(" source=")?;
-    let good = is_name(build) && is_url(source, &["http://", "https://", "file:"]);
+    let good = is_name(build)
+        && (source == FROM_CACHE || is_url(source, &["http://", "https://", "file:"]));
     good.then(|| Line::Mounted {
         build: build.to_owned(),
         source: source.to_owned(),
     })
 }
 
-/// The daemon's settings. `own` is the text of [`OWN_SETTINGS`].
-fn settings(params: &NetParams, own: &str, choice: Option<&Entry>) -> String {
+/// The daemon's settings. `cache` is the partition for what is fetched, `own` is the text of [`OWN_SETTINGS`].
+fn settings(params: &NetParams, own: &str, choice: Option<&Entry>, cache: Option<&Path>) -> String {
     let (system, version) = match choice {
         Some(entry) => (Some(&entry.system), Some(&entry.build)),
         None => (params.system.as_ref(), params.version.as_ref()),
     };
-    let cache = params.cache_mib.map(|mib| mib.to_string());
+    let ram = params.cache_mib.map(|mib| mib.to_string());
+    let device = cache.map(|path| path.display().to_string());
     let single = [
         ("system", system),
         ("version", version),
         ("profile", params.profile.as_ref()),
         ("proxy", params.proxy.as_ref()),
         ("fill", params.fill.as_ref()),
-        ("ram-mib", cache.as_ref()),
+        ("ram-mib", ram.as_ref()),
+        ("cache-dev", device.as_ref()),
     ];
     let single = single
         .into_iter()
@@ -158,13 +163,17 @@ fn settings(params: &NetParams, own: &str, choice: Option<&Entry>) -> String {
 ///
 /// # Errors
 /// With the path.
-pub fn write_settings(params: &NetParams, choice: Option<&Entry>) -> Result<PathBuf, BootError> {
+pub fn write_settings(
+    params: &NetParams,
+    choice: Option<&Entry>,
+    cache: Option<&Path>,
+) -> Result<PathBuf, BootError> {
     let mut own = Vec::new();
     if let Ok(file) = File::open(OWN_SETTINGS) {
         let _ = file.take(MAX_SETTINGS_BYTES).read_to_end(&mut own); // what could be read is used
     }
     let path = run_dir("stream.conf");
-    let text = settings(params, &String::from_utf8_lossy(&own), choice);
+    let text = settings(params, &String::from_utf8_lossy(&own), choice, cache);
     fs::write(&path, text).map_err(|source| BootError::File {
         action: "write",
         path: path.clone(),
@@ -421,8 +430,8 @@ mod tests {
         };
         let own = "# made by the builder\nurl=http://old/\nkey=RWown\n min-serial=7\nfill=idle\n\n";
         assert_eq!(
-            settings(&params, own, None),
-            "key=RWown\nmin-serial=7\nurl=http://a/\nurl=http://b/\nkey=RWkey\nversion=latest\nproxy=http://p:1\nfill=off\nram-mib=64\n"
+            settings(&params, own, None, Some(Path::new("/dev/sda4"))),
+            "key=RWown\nmin-serial=7\nurl=http://a/\nurl=http://b/\nkey=RWkey\nversion=latest\nproxy=http://p:1\nfill=off\nram-mib=64\ncache-dev=/dev/sda4\n"
         );
         let entry = Entry {
             system: "demo".into(),
@@ -430,7 +439,7 @@ mod tests {
             label: String::new(),
             is_default: false,
         };
-        let text = settings(&params, "", Some(&entry));
+        let text = settings(&params, "", Some(&entry), None);
         assert!(
             text.contains("system=demo\nversion=1\n") && !text.contains("latest"),
             "{text}"

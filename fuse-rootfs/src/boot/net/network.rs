@@ -27,6 +27,8 @@ const PATIENCE: [Duration; 5] = [
 ];
 /// What a DHCPv6 server's answer may take; on the same link that is long.
 const PATIENCE_V6: Duration = Duration::from_secs(2);
+/// What a router's answer may take: it may wait 3 s between two (RFC 4861 §6.2.6).
+const PATIENCE_RA: Duration = Duration::from_secs(4);
 /// Metric of the first configured card's routes; each further card's are worse. networkd's own are 1024.
 const METRIC_FIRST: u32 = 100;
 
@@ -395,13 +397,21 @@ impl Network {
         if addresses.is_empty() {
             return false;
         }
-        let dns = match v6::name_servers(interface, index, card.mac, PATIENCE_V6) {
-            Ok(dns) => dns,
-            Err(error) => {
+        let mut dns =
+            v6::name_servers(interface, index, card.mac, PATIENCE_V6).unwrap_or_else(|error| {
                 log::info(format!("`{interface}`: no name servers by DHCPv6: {error}"));
                 Vec::new()
-            }
-        };
+            });
+        if dns.is_empty() {
+            dns = v6::advertised_name_servers(interface, index, PATIENCE_RA).unwrap_or_else(
+                |error| {
+                    log::info(format!(
+                        "`{interface}`: no name servers of routers: {error}"
+                    ));
+                    Vec::new()
+                },
+            );
+        }
         self.configured(
             card,
             Config {

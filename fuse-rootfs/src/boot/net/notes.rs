@@ -20,6 +20,9 @@ use std::path::Path;
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const NETWORKD_DIR: &str = "/run/systemd/network";
 const RESOLVED_DIR: &str = "/run/systemd/resolved.conf.d";
+const UNITS_DIR: &str = "/run/systemd/system";
+/// Where resolved writes the servers that networkd has learnt.
+const LEARNT: &str = "/run/systemd/resolve/resolv.conf";
 
 fn write(path: &Path, text: &str) -> Result<(), BootError> {
     if let Some(dir) = path.parent() {
@@ -176,11 +179,44 @@ fn net_json(nics: &[Nic]) -> String {
     format!("{{\"format\":1,\"cards\":{}}}\n", list(cards.collect()))
 }
 
-/// Leaves the notes for the real system.
+/// A path unit and its service: what name servers a renewed lease brings reaches the daemon, process `daemon`, which has the initramfs for
+/// its root. (libc and the daemon look at the file again when it has changed.)
+fn name_units(daemon: u32) -> [(&'static str, String); 2] {
+    let to = format!("/proc/{daemon}/root{RESOLV_CONF}");
+    [
+        (
+            "gasthaus-names.path",
+            format!(
+                "[Unit]\nDescription=New name servers, for what streams the root\nDefaultDependencies=no\n\
+                 Conflicts=shutdown.target\nBefore=shutdown.target\n\n[Path]\nPathChanged={LEARNT}\n"
+            ),
+        ),
+        (
+            "gasthaus-names.service",
+            format!(
+                "[Unit]\nDescription=Tell what streams the root its name servers\nDefaultDependencies=no\n\n\
+                 [Service]\nType=oneshot\nExecCondition=/usr/bin/grep -q ^nameserver {LEARNT}\n\
+                 ExecStart=/usr/bin/cp {LEARNT} {to}.new\nExecStart=/usr/bin/mv {to}.new {to}\n"
+            ),
+        ),
+    ]
+}
+
+/// Leaves the notes for the real system, in which the streaming daemon is process `daemon`.
 ///
 /// # Errors
 /// With the path that cannot be written.
-pub fn leave(nics: &[Nic]) -> Result<(), BootError> {
+pub fn leave(nics: &[Nic], daemon: Option<u32>) -> Result<(), BootError> {
+    for (name, text) in daemon.map(name_units).into_iter().flatten() {
+        write(&Path::new(UNITS_DIR).join(name), &text)?;
+    }
+    if daemon.is_some() {
+        let wants = Path::new(UNITS_DIR).join("multi-user.target.wants");
+        mounts::make_dir(&wants)?;
+        // A second try at booting finds it there.
+        let _ =
+            std::os::unix::fs::symlink("../gasthaus-names.path", wants.join("gasthaus-names.path"));
+    }
     handover::note("net.json", &net_json(nics))?;
     for (nic, config) in by_rank(nics) {
         let is_vlan = config.index != nic.card.index;
@@ -277,6 +313,20 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line}:\n{text}");
         }
+    }
+
+    #[test]
+    fn new_name_servers_reach_the_daemon() {
+        let [(_, path), (_, service)] = name_units(77);
+        assert!(
+            path.contains("PathChanged=/run/systemd/resolve/resolv.conf\n"),
+            "{path}"
+        );
+        assert!(
+            service
+                .contains("mv /proc/77/root/etc/resolv.conf.new /proc/77/root/etc/resolv.conf\n"),
+            "{service}"
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The `gasthaus.*` keys of a boot over the network. Text in, [`NetParams`] out; never fails, collects warnings instead.
 
+use crate::boot::cache_disk::Wish;
 use std::net::IpAddr;
 
 /// Keys and meanings, for the nearest-key search and the README.
@@ -32,7 +33,10 @@ pub const KEYS: &[(&str, &str)] = &[
     ),
     ("gasthaus.vlan", "VLAN id on the cards, 1 to 4094"),
     ("gasthaus.proxy", "HTTP proxy for the store"),
-    ("gasthaus.cache", "most RAM for the decoded cache, in MiB"),
+    (
+        "gasthaus.cache",
+        "most RAM for the decoded cache, in MiB; or, about the cache partition, `create` or `off`; repeatable",
+    ),
     (
         "gasthaus.fill",
         "fetch the rest in the background: `idle`, `off` or bytes per second",
@@ -94,6 +98,8 @@ pub struct NetParams {
     pub proxy: Option<String>,
     /// RAM of the decoded cache in MiB.
     pub cache_mib: Option<u64>,
+    /// The cache partition.
+    pub cache_disk: Wish,
     /// Background fill, as the daemon takes it.
     pub fill: Option<String>,
 }
@@ -112,6 +118,7 @@ impl Default for NetParams {
             vlan: None,
             proxy: None,
             cache_mib: None,
+            cache_disk: Wish::Use,
             fill: None,
         }
     }
@@ -247,12 +254,20 @@ impl NetParams {
                 self.proxy = Some(value.to_owned());
                 Ok(())
             }
+            "gasthaus.cache" if value == "create" => {
+                self.cache_disk = Wish::Create;
+                Ok(())
+            }
+            "gasthaus.cache" if value == "off" => {
+                self.cache_disk = Wish::Off;
+                Ok(())
+            }
             "gasthaus.cache" => match value.parse() {
                 Ok(mib) if (16..=1 << 20).contains(&mib) => {
                     self.cache_mib = Some(mib);
                     Ok(())
                 }
-                _ => expected("MiB, at least 16"),
+                _ => expected("MiB, at least 16, or `create` or `off`"),
             },
             "gasthaus.fill" => {
                 if !matches!(value, "idle" | "off") && value.parse::<u64>().is_err() {
@@ -311,6 +326,7 @@ mod tests {
             ("vlan", "42"),
             ("proxy", "http://user:pw@proxy:3128"),
             ("cache", "256"),
+            ("cache", "create"),
             ("fill", "1000000"),
         ]);
         assert_eq!(p.urls.len(), 2);
@@ -321,6 +337,7 @@ mod tests {
         let address = p.address.as_ref().unwrap();
         assert_eq!((address.prefix_len, address.dns.len()), (24, 2));
         assert_eq!((p.vlan, p.cache_mib, p.menu_secs), (Some(42), Some(256), 0));
+        assert_eq!(p.cache_disk, Wish::Create);
         assert!(p.is_asked());
         let p = parsed(&[("ip", "2001:db8::7/64"), ("nic", "eth0")]);
         assert_eq!(p.address.unwrap().gateway, None);
@@ -356,6 +373,7 @@ mod tests {
             ("vlan", "4095"),
             ("proxy", "https://x"),
             ("cache", "1"),
+            ("cache", "/dev/sda"),
             ("fill", "fast"),
         ] {
             let mut params = NetParams::default();

@@ -6,12 +6,15 @@ use super::network::Network;
 use super::notes;
 use super::params::NetParams;
 use super::progress::Progress;
+use crate::boot::cache_disk::Finder;
 use crate::boot::error::BootError;
+use crate::boot::handover;
 use crate::boot::layers::{self, Layer};
 use crate::boot::log;
 use crate::boot::marks::{Marks, json_string};
 use crate::boot::modules::loader::Loader;
 use crate::boot::mounts::{self, SYSROOT, run_dir};
+use crate::stream::cache::container;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +25,13 @@ pub struct Streamed {
     /// The cards.
     pub network: Arc<Network>,
     daemon: Option<Daemon>,
+    finder: Finder,
+    /// The cache partition, once it was found.
+    cache: Option<PathBuf>,
 }
+
+/// With a warm cache, nobody waits longer for a network card.
+const WARM_WAIT: Duration = Duration::from_secs(20);
 
 /// Where the daemon shows the layers.
 pub fn dir() -> PathBuf {
@@ -30,14 +39,16 @@ pub fn dir() -> PathBuf {
 }
 
 impl Streamed {
-    /// Starts looking for cards.
-    pub fn start(params: &NetParams, loader: &Arc<Loader>) -> Self {
+    /// Starts looking for cards, and for the cache partition on the medium with `build_id`.
+    pub fn start(params: &NetParams, build_id: Option<&str>, loader: &Arc<Loader>) -> Self {
         for module in ["fuse", "erofs", "overlay"] {
             loader.queue(module); // the mounts below say whether one is missing
         }
         Self {
             network: Network::start(params, loader),
             daemon: None,
+            finder: Finder::start(build_id, params.cache_disk),
+            cache: None,
         }
     }
 
@@ -54,14 +65,24 @@ impl Streamed {
         marks: &mut Marks,
     ) -> Result<(Mounted, Vec<Layer>), BootError> {
         let mut progress = Progress::default();
+        if let Some(partition) = self.finder.wait() {
+            log::info(format!("the cache is on `{}`", partition.display()));
+            handover::note("cache", &format!("{}\n", partition.display()))?;
+            self.cache = Some(partition);
+        }
+        let warm = self.cache.as_deref().is_some_and(container::is_warm);
+        let wait = if warm { wait.min(WARM_WAIT) } else { wait };
         if !self
             .network
             .wait_configured(wait, &mut |text| progress.show(text))
         {
             progress.finish("network: no card could be configured");
-            return Err(BootError::NoNetwork {
-                waited_secs: wait.as_secs(),
-            });
+            if !warm {
+                return Err(BootError::NoNetwork {
+                    waited_secs: wait.as_secs(),
+                });
+            }
+            log::warn("no network; starting from what the cache has");
         }
         marks.mark("network");
         let mounted = self.mount_stream(params, loader, &mut progress);
@@ -96,12 +117,12 @@ impl Streamed {
         if let Err(problem) = loader.load("fuse") {
             log::warn(problem); // the daemon will say that it cannot mount
         }
-        let mut settings = daemon::write_settings(params, None)?;
+        let mut settings = daemon::write_settings(params, None, self.cache.as_deref())?;
         if params.version.is_none() {
             let entries = daemon::list(&settings, &mut |text| progress.show(text))?;
             let chosen = menu::choose(&entries, Duration::from_secs(params.menu_secs));
             if let Some(entry) = entries.get(chosen) {
-                settings = daemon::write_settings(params, Some(entry))?;
+                settings = daemon::write_settings(params, Some(entry), self.cache.as_deref())?;
             }
         }
         let mut daemon = Daemon::start(&dir(), &settings)?;
@@ -130,7 +151,7 @@ impl Streamed {
     /// With the path that cannot be written.
     pub fn leave_notes(&self) -> Result<(), BootError> {
         self.network.stop();
-        notes::leave(&self.network.nics())
+        notes::leave(&self.network.nics(), self.daemon.as_ref().map(Daemon::pid))
     }
 
     /// Takes daemon and mount away before another try. The cards stay.

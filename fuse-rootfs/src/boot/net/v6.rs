@@ -1,5 +1,5 @@
 //! IPv6 as far as the kernel does not do it alone: it takes addresses and routers from router advertisements (RFC 4862)
-//! itself; name servers come by stateless DHCPv6 (RFC 8415 §6.1).
+//! itself; name servers come by stateless DHCPv6 (RFC 8415 §6.1), or with the advertisements (RFC 8106 §5.1).
 
 use dhcproto::v6::{DhcpOption, Message, MessageType, ORO, OptionCode};
 use dhcproto::{Decodable, Decoder, Encodable};
@@ -14,6 +14,12 @@ use super::params::MAX_DNS;
 
 /// All DHCP relay agents and servers (RFC 8415 §7.1).
 const EVERYONE: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
+/// All routers (RFC 4291 §2.7.1).
+const ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
+/// ICMPv6 types (RFC 4861 §4.1, §4.2) and the option of name servers (RFC 8106 §5.1).
+const ROUTER_SOLICITATION: u8 = 133;
+const ROUTER_ADVERTISEMENT: u8 = 134;
+const OPTION_RDNSS: u8 = 25;
 const SERVER_PORT: u16 = 547;
 const CLIENT_PORT: u16 = 546;
 const MESSAGE_MAX_BYTES: usize = 1500;
@@ -64,6 +70,91 @@ pub fn name_servers(
     socket.bind(&std::net::SocketAddr::from((Ipv6Addr::UNSPECIFIED, CLIENT_PORT)).into())?;
     let everyone = SocketAddrV6::new(EVERYONE, SERVER_PORT, 0, index);
     ask(&socket.into(), everyone, mac, patience)
+}
+
+/// Asks the routers on the link to advertise themselves, and takes the name servers (RDNSS) of the first advertisement with any.
+///
+/// # Errors
+/// The kernel's answer, or silence as `TimedOut`.
+pub fn advertised_name_servers(
+    interface: &str,
+    index: u32,
+    patience: Duration,
+) -> io::Result<Vec<IpAddr>> {
+    let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
+    socket.bind_device(Some(interface.as_bytes()))?;
+    socket.set_multicast_hops_v6(255)?; // routers refuse others (RFC 4861 §6.1.1)
+    let routers = SocketAddrV6::new(ROUTERS, 0, 0, index);
+    // The kernel fills the checksum in.
+    socket.send_to(
+        &[ROUTER_SOLICITATION, 0, 0, 0, 0, 0, 0, 0],
+        &std::net::SocketAddr::from(routers).into(),
+    )?;
+    let socket = UdpSocket::from(socket); // for its `recv_from`; what is read are ICMPv6 messages
+    let deadline = Instant::now() + patience;
+    let mut buffer = [0; MESSAGE_MAX_BYTES];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        socket.set_read_timeout(Some(left))?;
+        let (count, from) = match socket.recv_from(&mut buffer) {
+            Ok(found) => found,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) =>
+            {
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let is_router = matches!(from.ip(), IpAddr::V6(ip) if is_link_local(&ip));
+        let servers = rdnss(&buffer[..count]);
+        if is_router && !servers.is_empty() {
+            return Ok(servers);
+        }
+    }
+}
+
+fn is_link_local(address: &Ipv6Addr) -> bool {
+    address.segments()[0] & 0xffc0 == 0xfe80
+}
+
+/// The name servers of a router advertisement (RFC 4861 §4.2: 16 bytes, then options of type u8, length u8 in units of 8 bytes):
+/// option 25 has 2 bytes reserved, a lifetime in seconds, addresses.
+pub fn rdnss(message: &[u8]) -> Vec<IpAddr> {
+    let mut servers = Vec::new();
+    if message.first() != Some(&ROUTER_ADVERTISEMENT) {
+        return servers;
+    }
+    let mut rest = message.get(16..).unwrap_or_default();
+    while let [kind, units, ..] = *rest {
+        let Some((option, behind)) = rest
+            .split_at_checked(usize::from(units) * 8)
+            .filter(|_| units > 0)
+        else {
+            break;
+        };
+        rest = behind;
+        if kind != OPTION_RDNSS || option.len() < 24 || option[4..8] == [0; 4] {
+            continue; // a lifetime of 0: no longer to be used
+        }
+        for address in option[8..]
+            .chunks_exact(16)
+            .filter_map(|bytes| bytes.first_chunk::<16>())
+        {
+            let address = Ipv6Addr::from(*address);
+            let good =
+                !address.is_unspecified() && !address.is_multicast() && !is_link_local(&address);
+            if good && servers.len() < MAX_DNS {
+                servers.push(address.into());
+            }
+        }
+    }
+    servers
 }
 
 fn ask(
@@ -119,10 +210,8 @@ fn ask(
             return Ok(Vec::new());
         };
         let good = |server: &Ipv6Addr| !server.is_unspecified() && !server.is_multicast();
-        // A link-local server would need its interface beside it in resolv.conf; those come with routers that also
-        // announce themselves by RA, which networkd hears later.
-        let reachable =
-            |server: &Ipv6Addr| good(server) && (server.segments()[0] & 0xffc0) != 0xfe80;
+        // A link-local server would need its interface beside it in resolv.conf; networkd hears of those later.
+        let reachable = |server: &Ipv6Addr| good(server) && !is_link_local(server);
         return Ok(servers
             .iter()
             .copied()
@@ -150,6 +239,40 @@ mod tests {
             global_addresses(text, 2),
             [("2001:db8::5054:0:12:3456".parse().unwrap(), 64)]
         );
+    }
+
+    #[test]
+    fn name_servers_of_routers_are_read_and_hostile_ones_are_not() {
+        let server: Ipv6Addr = "2001:db8::53".parse().unwrap();
+        let message = |options: &[&[u8]]| [&[134u8; 1][..], &[0; 15], &options.concat()].concat();
+        let option = |units: u8, lifetime: u32, addresses: &[Ipv6Addr]| {
+            let mut out = vec![25, units, 0, 0];
+            out.extend(lifetime.to_be_bytes());
+            addresses
+                .iter()
+                .for_each(|address| out.extend(address.octets()));
+            out
+        };
+        let good = option(3, 600, &[server]);
+        let mtu = [5, 1, 0, 0, 0, 0, 5, 0xdc];
+        assert_eq!(rdnss(&message(&[&mtu, &good])), [IpAddr::from(server)]);
+        let two = option(5, 600, &["fe80::1".parse().unwrap(), server]);
+        assert_eq!(rdnss(&message(&[&two])), [IpAddr::from(server)]);
+        let many = option(9, 1, &[server; 4]);
+        assert_eq!(rdnss(&message(&[&many])).len(), MAX_DNS);
+        for bad in [
+            message(&[&option(3, 0, &[server])]),
+            message(&[&option(0, 600, &[server])]),
+            message(&[&option(255, 600, &[server])]),
+            message(&[&[25]]),
+            message(&[&option(1, 600, &[])]),
+            message(&[&option(3, 600, &[Ipv6Addr::UNSPECIFIED])]),
+            [&[133u8][..], &[0; 15], &good].concat(),
+            vec![134; 9],
+            Vec::new(),
+        ] {
+            assert_eq!(rdnss(&bad), [] as [IpAddr; 0], "{bad:?}");
+        }
     }
 
     #[test]

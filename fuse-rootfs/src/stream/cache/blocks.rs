@@ -1,4 +1,4 @@
-//! The decoded blocks of one image in one sparse file, in RAM or in a folder.
+//! The decoded blocks of one image: in one sparse file, in RAM or in a folder, or in slots of the cache's container.
 //!
 //! In RAM, what is there was verified when it came. In a folder, each block has a tag, the first 8 bytes of its SHA-256, in a
 //! second file, and is checked against it when it is first read after the start. Neither file is ever flushed: whatever a power cut leaves,
@@ -10,13 +10,16 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, memfd_create};
 use sha2::{Digest as _, Sha256};
 
 use super::bitmap::Bitmap;
-use crate::format::BLOCK_BYTES;
+use super::container::Container;
+use super::slots::Slots;
+use crate::format::{BLOCK_BYTES, Digest};
 
 /// Blocks whose use is counted together, and that are evicted together: 256 KiB.
 pub const SEGMENT_BLOCKS: u64 = 64;
@@ -27,8 +30,7 @@ const HEADER_BYTES: u64 = 16;
 /// One image's blocks.
 #[derive(Debug)]
 pub struct Blocks {
-    data: File,
-    tags: Option<File>,
+    home: Home,
     image_bytes: u64,
     /// Blocks that are there.
     pub present: Bitmap,
@@ -36,6 +38,16 @@ pub struct Blocks {
     trusted: Bitmap,
     /// When each segment was last used.
     used: Box<[AtomicU32]>,
+}
+
+#[derive(Debug)]
+enum Home {
+    /// In RAM there are no tags.
+    Files {
+        data: File,
+        tags: Option<File>,
+    },
+    Slots(Slots),
 }
 
 impl Blocks {
@@ -46,7 +58,7 @@ impl Blocks {
     pub fn in_ram(image_bytes: u64) -> io::Result<Self> {
         let data = File::from(memfd_create("gasthaus-blocks", MemfdFlags::CLOEXEC)?);
         data.set_len(image_bytes)?;
-        Ok(Self::new(data, None, image_bytes))
+        Ok(Self::new(Home::Files { data, tags: None }, image_bytes))
     }
 
     /// The files `<stem>.data` and `<stem>.tags`, with what they hold.
@@ -71,13 +83,13 @@ impl Blocks {
             data.set_len(0)?;
         }
         data.set_len(image_bytes)?;
-        let blocks = Self::new(data, Some(tags), image_bytes);
-        if known {
-            blocks.load()?;
-        } else if let Some(tags) = &blocks.tags {
-            tags.set_len(HEADER_BYTES + 8 * blocks.present.bits())?;
+        if !known {
+            tags.set_len(HEADER_BYTES + 8 * image_bytes.div_ceil(BLOCK))?;
             tags.write_all_at(&header_for(image_bytes), 0)?;
         }
+        let tags = Some(tags);
+        let blocks = Self::new(Home::Files { data, tags }, image_bytes);
+        blocks.load()?;
         Ok(blocks)
     }
 
@@ -97,16 +109,40 @@ impl Blocks {
         if parse_header(&header) != Some(image_bytes) {
             return None;
         }
-        let blocks = Self::new(data, Some(tags), image_bytes);
+        let tags = Some(tags);
+        let blocks = Self::new(Home::Files { data, tags }, image_bytes);
         blocks.load().ok()?;
         Some(blocks)
     }
 
-    fn new(data: File, tags: Option<File>, image_bytes: u64) -> Self {
+    /// The image called `name` in `container`, with what is there of it.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn in_slots(
+        container: &Arc<Container>,
+        name: Digest,
+        image_bytes: u64,
+    ) -> io::Result<Self> {
+        let slots = Slots::open(container, name, image_bytes);
+        let blocks = Self::new(Home::Slots(slots), image_bytes);
+        blocks.load()?;
+        Ok(blocks)
+    }
+
+    /// Blocks that its space has room for: those that are there, or whole slots.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        match &self.home {
+            Home::Files { .. } => self.present.count(),
+            Home::Slots(slots) => slots.count() * SEGMENT_BLOCKS,
+        }
+    }
+
+    fn new(home: Home, image_bytes: u64) -> Self {
         let blocks = image_bytes.div_ceil(BLOCK);
         Self {
-            data,
-            tags,
+            home,
             image_bytes,
             present: Bitmap::new(blocks),
             trusted: Bitmap::new(blocks),
@@ -117,8 +153,12 @@ impl Blocks {
     }
 
     fn load(&self) -> io::Result<()> {
-        let Some(tags) = &self.tags else {
-            return Ok(());
+        let tags = match &self.home {
+            Home::Slots(slots) => return slots.load(&self.present),
+            Home::Files { tags: None, .. } => return Ok(()),
+            Home::Files {
+                tags: Some(tags), ..
+            } => tags,
         };
         let mut buffer = vec![0; 64 * 1024];
         let mut block = 0;
@@ -158,28 +198,26 @@ impl Blocks {
     /// The disk's.
     pub fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<bool> {
         let blocks = offset / BLOCK..(offset + out.len() as u64).div_ceil(BLOCK);
-        if self.tags.is_none() || self.trusted.has_all(blocks.clone()) {
-            self.data.read_exact_at(out, offset)?;
-            return Ok(true);
-        }
         let whole = self.bytes_of(blocks.clone());
-        let mut bytes = vec![0; (whole.end - whole.start) as usize];
-        self.data.read_exact_at(&mut bytes, whole.start)?;
-        let mut tags = vec![0; ((blocks.end - blocks.start) * 8) as usize];
-        if let Some(file) = &self.tags {
-            file.read_exact_at(&mut tags, HEADER_BYTES + 8 * blocks.start)?;
-        }
-        let mut good = true;
-        for ((block, content), tag) in (blocks.start..)
-            .zip(bytes.chunks(BLOCK as usize))
-            .zip(tags.chunks_exact(8))
-        {
-            if tag == tag_of(content) {
-                self.trusted.set(block);
-            } else {
-                good = false;
-                self.forget(block..block + 1)?;
+        let mut bytes;
+        let wrong = match &self.home {
+            Home::Files { data, tags } => {
+                if tags.is_none() || self.trusted.has_all(blocks.clone()) {
+                    data.read_exact_at(out, offset)?;
+                    return Ok(true);
+                }
+                bytes = vec![0; (whole.end - whole.start) as usize];
+                data.read_exact_at(&mut bytes, whole.start)?;
+                self.compare(tags.as_ref(), blocks, &bytes)?
             }
+            Home::Slots(slots) => {
+                bytes = vec![0; (whole.end - whole.start) as usize];
+                slots.read(blocks, &mut bytes)?
+            }
+        };
+        let good = wrong.is_empty();
+        for block in wrong {
+            self.forget(block..block + 1)?;
         }
         if good {
             let start = (offset - whole.start) as usize;
@@ -188,13 +226,48 @@ impl Blocks {
         Ok(good)
     }
 
-    /// Stores `content` as `blocks`, whole blocks all (the image's last may be short). Returns how many were not there.
+    /// Which of `blocks`, whose content is `bytes`, do not have the tags in the file; the others are trusted from now on.
+    fn compare(
+        &self,
+        file: Option<&File>,
+        blocks: Range<u64>,
+        bytes: &[u8],
+    ) -> io::Result<Vec<u64>> {
+        let mut tags = vec![0; ((blocks.end - blocks.start) * 8) as usize];
+        if let Some(file) = file {
+            file.read_exact_at(&mut tags, HEADER_BYTES + 8 * blocks.start)?;
+        }
+        let mut wrong = Vec::new();
+        for ((block, content), tag) in (blocks.start..)
+            .zip(bytes.chunks(BLOCK as usize))
+            .zip(tags.chunks_exact(8))
+        {
+            if tag == tag_of(content) {
+                self.trusted.set(block);
+            } else {
+                wrong.push(block);
+            }
+        }
+        Ok(wrong)
+    }
+
+    /// Stores `content` as `blocks`, whole blocks all (the image's last may be short). Returns how much [`Self::taken`] grew.
     ///
     /// # Errors
     /// The disk's.
     pub fn store(&self, blocks: Range<u64>, content: &[u8]) -> io::Result<u64> {
-        self.data.write_all_at(content, blocks.start * BLOCK)?;
-        if let Some(file) = &self.tags {
+        let (data, tags) = match &self.home {
+            Home::Files { data, tags } => (data, tags),
+            Home::Slots(slots) => {
+                let (stored, taken) = slots.store(blocks, content)?;
+                for block in stored.into_iter().flatten() {
+                    self.present.set(block);
+                }
+                return Ok(taken * SEGMENT_BLOCKS);
+            }
+        };
+        data.write_all_at(content, blocks.start * BLOCK)?;
+        if let Some(file) = tags {
             let tags: Vec<u8> = content.chunks(BLOCK as usize).flat_map(tag_of).collect();
             file.write_all_at(&tags, HEADER_BYTES + 8 * blocks.start)?;
         }
@@ -220,9 +293,15 @@ impl Blocks {
             gone += u64::from(self.present.get(block));
         }
         self.lose(blocks.clone());
-        if let Some(file) = &self.tags {
-            let zeros = vec![0; ((blocks.end - blocks.start) * 8) as usize];
-            file.write_all_at(&zeros, HEADER_BYTES + 8 * blocks.start)?;
+        match &self.home {
+            Home::Files {
+                tags: Some(file), ..
+            } => {
+                let zeros = vec![0; ((blocks.end - blocks.start) * 8) as usize];
+                file.write_all_at(&zeros, HEADER_BYTES + 8 * blocks.start)?;
+            }
+            Home::Files { tags: None, .. } => {}
+            Home::Slots(slots) => slots.forget(blocks)?,
         }
         Ok(gone)
     }
@@ -232,11 +311,16 @@ impl Blocks {
     pub fn oldest(&self, keep: &Bitmap) -> Option<(u64, u32)> {
         (0..)
             .zip(&self.used)
-            .filter(|&(segment, _)| {
-                !keep.get(segment) && self.present.first(self.segment(segment), true).is_some()
-            })
+            .filter(|&(segment, _)| !keep.get(segment) && self.holds(segment))
             .map(|(segment, used)| (segment, used.load(Ordering::Relaxed)))
             .min_by_key(|&(_, used)| used)
+    }
+
+    fn holds(&self, segment: u64) -> bool {
+        match &self.home {
+            Home::Files { .. } => self.present.first(self.segment(segment), true).is_some(),
+            Home::Slots(slots) => slots.has(segment),
+        }
     }
 
     fn segment(&self, segment: u64) -> Range<u64> {
@@ -244,18 +328,25 @@ impl Blocks {
         start..(start + SEGMENT_BLOCKS).min(self.present.bits())
     }
 
-    /// Gives the space of `segment` back; nobody may be reading. Returns the blocks that went.
+    /// Gives the space of `segment` back; nobody may be reading. Returns how much [`Self::taken`] shrank.
     ///
     /// # Errors
     /// The disk's.
     pub fn evict(&self, segment: u64) -> io::Result<u64> {
         let blocks = self.segment(segment);
+        let data = match &self.home {
+            Home::Files { data, .. } => data,
+            Home::Slots(slots) => {
+                self.lose(blocks);
+                return Ok(u64::from(slots.free(segment)?) * SEGMENT_BLOCKS);
+            }
+        };
         let gone = self.forget(blocks.clone())?;
         let bytes = self.bytes_of(blocks);
         // The hole ends at a block's border even where the image does not.
         let length = (bytes.end - bytes.start).next_multiple_of(BLOCK);
         fallocate(
-            &self.data,
+            data,
             FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
             bytes.start,
             length,

@@ -116,12 +116,12 @@ impl Donors {
         }
     }
 
-    /// Lets go of the image whose files are about to be deleted.
-    pub fn forget(&self, file_name: &str) {
+    /// Lets go of the image whose blocks were deleted.
+    pub fn forget(&self, image: &Digest) {
         for donor in self
             .images
             .iter()
-            .filter(|donor| file_name.starts_with(&donor.image_sha256.to_string()))
+            .filter(|donor| donor.image_sha256 == *image)
         {
             *donor.blocks.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }

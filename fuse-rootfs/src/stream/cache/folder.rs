@@ -1,71 +1,58 @@
-//! The cache's folder, which outlives the daemon: a file system on the stick, or any folder on a host.
-//!
-//! | path | what |
-//! |---|---|
-//! | `lock` | held by the one daemon that uses the folder |
-//! | `head` | the newest head seen; its signature and serial are verified again each time |
-//! | `m/<sha256>`, `p/<sha256>`, `b/<sha256>` | manifests, pages, headers of bundles; verified by their names each time |
-//! | `l/<sha256 of the image>.data`, `.tags` | decoded blocks ([`super::blocks`]) |
-//!
-//! Nothing in it is believed; all of it may be deleted at any time. Small objects are written beside and renamed.
+//! What outlives the daemon: a folder of a host ([`super::dir`]), or the container on a partition or in a file
+//! ([`super::container`]). Nothing in either is believed, and all of it may be lost at any time.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use rustix::fs::{FlockOperation, flock, statvfs};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
 
 use super::blocks::Blocks;
+use super::container::{Container, Kind};
+use super::dir::Dir;
 use super::donors::Donors;
-use crate::format::{Digest, Layer, MAX_HEAD_BYTES, ObjectKind};
+use crate::format::{Digest, Layer, ObjectKind};
 
-/// Part of the file system that stays free, in parts of 20.
-const LEFT_FREE: u64 = 1;
+#[derive(Debug)]
+enum Home {
+    Dir(Dir),
+    Container(Arc<Container>),
+}
 
-/// The folder.
+/// The cache's home.
 #[derive(Debug)]
 pub struct Folder {
-    path: PathBuf,
-    limit_bytes: Option<u64>,
-    counter: AtomicU64,
-    ours: Vec<String>,
+    home: Home,
+    ours: Vec<Digest>,
     donors: Donors,
-    _lock: File,
 }
 
 impl Folder {
-    /// Opens or makes it, for the exclusive use of this process.
+    /// Opens or makes the folder at `path`, for the exclusive use of this process.
     ///
     /// # Errors
     /// A folder that cannot be used, or that another daemon uses.
     pub fn open(path: &Path, limit_bytes: Option<u64>) -> io::Result<Self> {
-        for name in ["m", "p", "b", "l"] {
-            fs::create_dir_all(path.join(name))?;
-        }
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path.join("lock"))?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| io::Error::other("another daemon uses it"))?;
-        Ok(Self {
-            path: path.into(),
-            limit_bytes,
-            counter: AtomicU64::new(0),
-            ours: Vec::new(),
-            donors: Donors::default(),
-            _lock: lock,
-        })
+        Dir::open(path, limit_bytes).map(|dir| Self::new(Home::Dir(dir)))
     }
 
-    /// Says which images are in use: files of others may give, and go when space is short.
+    /// Opens the container at `path`, a block device or a file.
+    ///
+    /// # Errors
+    /// Not a container, unreadable, or in use.
+    pub fn open_container(path: &Path) -> io::Result<Self> {
+        Container::open(path).map(|container| Self::new(Home::Container(Arc::new(container))))
+    }
+
+    fn new(home: Home) -> Self {
+        Self {
+            home,
+            ours: Vec::new(),
+            donors: Donors::default(),
+        }
+    }
+
+    /// Says which images are in use: those of others may give, and go when space is short.
     pub fn set_layers(&mut self, layers: &[Layer]) {
-        self.ours = layers
-            .iter()
-            .map(|layer| layer.image_sha256.to_string())
-            .collect();
+        self.ours = layers.iter().map(|layer| layer.image_sha256).collect();
         self.donors = Donors::find(self, layers);
     }
 
@@ -75,46 +62,14 @@ impl Folder {
         &self.donors
     }
 
-    /// Bytes that our images may take while those of others stay: the limit, but never the last twentieth of the file system.
+    /// Bytes that our images may take while those of others stay.
     #[must_use]
     pub fn room_bytes(&self) -> u64 {
-        let ours: u64 = self
-            .files()
-            .filter(|(_, name, _)| self.is_ours(name))
-            .map(|(_, _, bytes)| bytes)
-            .sum();
-        let foreign: u64 = self
-            .files()
-            .filter(|(_, name, _)| !self.is_ours(name))
-            .map(|(_, _, bytes)| bytes)
-            .sum();
-        let free = statvfs(&self.path).map_or(0, |fs| {
-            let keep = fs.f_blocks / 20 * LEFT_FREE;
-            fs.f_bavail.saturating_sub(keep).saturating_mul(fs.f_frsize)
-        });
-        let limit = self
-            .limit_bytes
-            .map_or(u64::MAX, |limit| limit.saturating_sub(foreign));
-        free.saturating_add(ours).min(limit)
-    }
-
-    fn is_ours(&self, name: &str) -> bool {
-        self.ours
-            .iter()
-            .any(|digest| name.starts_with(digest.as_str()))
-    }
-
-    /// Files with blocks: path, name, bytes on the disk.
-    fn files(&self) -> impl Iterator<Item = (PathBuf, String, u64)> + '_ {
-        use std::os::unix::fs::MetadataExt;
-        fs::read_dir(self.path.join("l"))
-            .into_iter()
-            .flatten()
-            .filter_map(|entry| {
-                let entry = entry.ok()?;
-                let bytes = entry.metadata().ok()?.blocks() * 512;
-                Some((entry.path(), entry.file_name().into_string().ok()?, bytes))
-            })
+        let ours = |image: &Digest| self.ours.contains(image);
+        match &self.home {
+            Home::Dir(dir) => dir.room_bytes(ours),
+            Home::Container(container) => container.room_bytes(ours),
+        }
     }
 
     /// The blocks of `layer` that are kept.
@@ -122,129 +77,78 @@ impl Folder {
     /// # Errors
     /// Files that cannot be made or read.
     pub fn blocks_of(&self, layer: &Layer) -> io::Result<Blocks> {
-        // The digest alone would do; the name is for people.
-        Blocks::in_folder(
-            &self.path.join("l").join(layer.image_sha256.to_string()),
-            layer.image_bytes,
-        )
+        match &self.home {
+            Home::Dir(dir) => dir.blocks_of(layer),
+            Home::Container(container) => {
+                Blocks::in_slots(container, layer.image_sha256, layer.image_bytes)
+            }
+        }
     }
 
     /// The same, if there are any.
     #[must_use]
     pub fn kept_blocks_of(&self, layer: &Layer) -> Option<Blocks> {
-        let stem = self.path.join("l").join(layer.image_sha256.to_string());
-        Blocks::kept(&stem, layer.image_bytes)
+        match &self.home {
+            Home::Dir(dir) => dir.kept_blocks_of(layer),
+            Home::Container(_) => self.blocks_of(layer).ok().filter(|kept| kept.taken() > 0),
+        }
     }
 
     /// Names of the small objects of `kind` that are kept.
     #[must_use]
     pub fn names(&self, kind: ObjectKind) -> Vec<Digest> {
-        let all = fs::read_dir(self.path.join(kind.folder()))
-            .into_iter()
-            .flatten();
-        all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .collect()
+        match &self.home {
+            Home::Dir(dir) => dir.names(kind),
+            Home::Container(container) => container.names(Kind::Object(kind)),
+        }
     }
 
     /// Deletes the blocks of the image not in use that was written longest ago; returns the bytes it had, `None` if there is none.
     pub fn evict_foreign(&self) -> Option<u64> {
-        let written = |path: &Path| path.metadata().and_then(|meta| meta.modified()).ok();
-        let (path, name, bytes) = self
-            .files()
-            .filter(|(_, name, _)| !self.is_ours(name))
-            .min_by_key(|(path, ..)| written(path))?;
-        self.donors.forget(&name);
-        fs::remove_file(&path).ok()?;
+        let ours = |image: &Digest| self.ours.contains(image);
+        let (image, bytes) = match &self.home {
+            Home::Dir(dir) => dir.evict_foreign(ours),
+            Home::Container(container) => container.evict_foreign(ours),
+        }?;
+        self.donors.forget(&image);
         Some(bytes)
     }
 
     /// The newest head seen.
     #[must_use]
     pub fn head(&self) -> Option<Vec<u8>> {
-        self.small(&self.path.join("head"), MAX_HEAD_BYTES.into())
+        match &self.home {
+            Home::Dir(dir) => dir.head(),
+            Home::Container(container) => container.head(),
+        }
     }
 
-    /// Keeps a head; this one is flushed, since it protects against old stores.
+    /// Keeps a head; it is flushed, since it protects against old stores.
     pub fn keep_head(&self, bytes: &[u8]) {
-        if self.head().as_deref() != Some(bytes) {
-            let _ = self.write(&self.path.join("head"), bytes, true); // the next start fetches it again
+        if self.head().as_deref() == Some(bytes) {
+            return;
+        }
+        match &self.home {
+            Home::Dir(dir) => dir.keep_head(bytes),
+            Home::Container(container) => drop(container.keep_head(bytes)), // the next start fetches it again
         }
     }
 
     /// A manifest, a page or the header of a bundle, as it was kept: to be verified.
     #[must_use]
     pub fn object(&self, kind: ObjectKind, name: &Digest, bytes: u64) -> Option<Vec<u8>> {
-        self.small(&self.object_path(kind, name), bytes)
+        match &self.home {
+            Home::Dir(dir) => dir.object(kind, name, bytes),
+            Home::Container(container) => container.object(kind, name, bytes),
+        }
     }
 
     /// Keeps one.
     pub fn keep_object(&self, kind: ObjectKind, name: &Digest, bytes: &[u8]) {
-        let _ = self.write(&self.object_path(kind, name), bytes, false); // a cache may forget
-    }
-
-    fn object_path(&self, kind: ObjectKind, name: &Digest) -> PathBuf {
-        self.path.join(kind.folder()).join(name.to_string())
-    }
-
-    fn small(&self, path: &Path, most: u64) -> Option<Vec<u8>> {
-        let mut bytes = Vec::new();
-        File::open(path)
-            .and_then(|file| file.take(most + 1).read_to_end(&mut bytes))
-            .ok()?;
-        (bytes.len() as u64 <= most).then_some(bytes)
-    }
-
-    fn write(&self, path: &Path, bytes: &[u8], flush: bool) -> io::Result<()> {
-        let number = self.counter.fetch_add(1, Ordering::Relaxed);
-        let beside = self.path.join(format!("new-{number}"));
-        let written = (|| {
-            let mut file = File::create(&beside)?;
-            file.write_all(bytes)?;
-            if flush {
-                file.sync_data()?;
-            }
-            fs::rename(&beside, path)
-        })();
-        if written.is_err() {
-            let _ = fs::remove_file(&beside);
+        match &self.home {
+            Home::Dir(dir) => dir.keep_object(kind, name, bytes),
+            // A cache may forget.
+            Home::Container(container) => drop(container.keep_object(kind, name, bytes)),
         }
-        written
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_daemon_at_a_time() {
-        let dir = tempfile::tempdir().unwrap();
-        let first = Folder::open(dir.path(), None).unwrap();
-        assert!(Folder::open(dir.path(), None).is_err());
-        drop(first);
-        assert!(Folder::open(dir.path(), None).is_ok());
-    }
-
-    #[test]
-    fn small_things_are_kept_and_bounded() {
-        let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open(dir.path(), Some(1 << 20)).unwrap();
-        assert_eq!(folder.head(), None);
-        folder.keep_head(b"one");
-        folder.keep_head(b"two");
-        assert_eq!(folder.head().as_deref(), Some(&b"two"[..]));
-        let name = Digest::of(b"x");
-        folder.keep_object(ObjectKind::Page, &name, b"page");
-        assert_eq!(
-            folder.object(ObjectKind::Page, &name, 4).as_deref(),
-            Some(&b"page"[..])
-        );
-        assert_eq!(
-            folder.object(ObjectKind::Page, &name, 3),
-            None,
-            "longer than stated"
-        );
-        assert_eq!(folder.object(ObjectKind::Manifest, &name, 4), None);
-        assert!(folder.room_bytes() <= 1 << 20);
     }
 }

@@ -1,10 +1,13 @@
-//! Decoded blocks, kept: in a folder if there is one and room in it, else in RAM; the least recently used go when the quota is
+//! Decoded blocks, kept: in a folder or a container on a disk if there is one and room in it, else in RAM; the least recently used go when the quota is
 //! full. A block is given out only if it was verified: when it came, or against its tag ([`blocks`]).
 
 pub mod bitmap;
 pub mod blocks;
+pub mod container;
+mod dir;
 pub mod donors;
 pub mod folder;
+mod slots;
 
 use std::io;
 use std::ops::Range;
@@ -89,9 +92,7 @@ impl Cache {
                             None
                         }
                     });
-                used += in_folder
-                    .as_ref()
-                    .map_or(0, |blocks| blocks.present.count());
+                used += in_folder.as_ref().map_or(0, Blocks::taken);
                 Kept {
                     image_bytes: layer.image_bytes,
                     folder: in_folder,

@@ -284,7 +284,7 @@ impl Fetcher {
         state.said = Some(Instant::now());
         let (mirror, cause) = state.last.clone().unwrap_or_else(|| self.mirrors.trouble());
         let cause = format!("{}: {cause}", self.mirrors.get(mirror).url);
-        log::warn(format!(
+        log::alarm(format!(
             "waiting for the network since {} s for {} ({cause})",
             waited.as_secs(),
             flight.path

@@ -41,9 +41,8 @@ impl Dns {
     /// With the name servers of this moment's `/etc/resolv.conf`.
     #[must_use]
     pub fn from_system() -> Self {
-        let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         Self {
-            servers: name_servers(&text),
+            servers: system_servers(),
             known: Mutex::default(),
         }
     }
@@ -61,9 +60,13 @@ impl Dns {
             return Ok(addresses);
         }
         let asked = ask_system(host, patience).or_else(|problem| {
-            self.servers
-                .iter()
-                .find_map(|&server| ask_server(server, host, patience / 2))
+            // A renewed lease may have brought others than there were at the start.
+            let mut servers = system_servers();
+            servers.extend(&self.servers);
+            servers
+                .into_iter()
+                .take(MAX_SERVERS)
+                .find_map(|server| ask_server(server, host, patience / 2))
                 .ok_or(problem)
         });
         match asked {
@@ -133,6 +136,10 @@ fn ask_system(host: &str, patience: Duration) -> Result<Vec<IpAddr>, Error> {
             Err(Error::Timeout(ureq::Timeout::Resolve))
         }
     }
+}
+
+fn system_servers() -> Vec<IpAddr> {
+    name_servers(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default())
 }
 
 /// `nameserver` lines of resolv.conf(5).

@@ -1,0 +1,197 @@
+//! Stores for machines that stream: a web server on one, a copy with a second version in it.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    HarnessError,
+    artifacts::{Artifacts, env_path},
+    host::{require_tool, run},
+    vm::end_group,
+};
+
+/// How long a web server or a mount may take to be there.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// The net ISO of `GASTHAUS_NET_ISO`, with what the store's manifest (`GASTHAUS_STORE_MANIFEST`) says about the version
+/// that streams.
+///
+/// # Errors
+/// When a variable is missing, or the manifest holds no build id.
+pub fn artifacts() -> Result<Artifacts, HarnessError> {
+    Artifacts::load(
+        &env_path("GASTHAUS_NET_ISO")?,
+        &env_path("GASTHAUS_STORE_MANIFEST")?,
+    )
+}
+
+/// The store that was built beside the net ISO.
+#[must_use]
+pub fn store_of(artifacts: &Artifacts) -> PathBuf {
+    artifacts.iso.with_file_name("store")
+}
+
+/// A plain web server (Python's) on a folder of the loopback; ended when dropped.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Server {
+    /// Serves `folder` on `port`, 0 for any.
+    ///
+    /// # Errors
+    /// When python3 is missing or does not answer.
+    pub fn start(folder: &Path, port: u16) -> Result<Self, HarnessError> {
+        let python = require_tool("python3", "python3", "serve a store")?;
+        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+            .and_then(|probe| probe.local_addr())
+            .map_err(HarnessError::io("listen on", format!("port {port}")))?;
+        let child = Command::new(python)
+            .args(["-m", "http.server", &address.port().to_string()])
+            .args(["--bind", "127.0.0.1", "--directory"])
+            .arg(folder)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(HarnessError::io("start", "python3"))?;
+        let server = Self { child, address };
+        until("the web server", || TcpStream::connect(address).is_ok())?;
+        Ok(server)
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill(); // gone already is as good
+        let _ = self.child.wait();
+    }
+}
+
+/// A copy of a store with one more version, the new default: the same layers under another id, so nothing is packed anew.
+#[derive(Debug)]
+pub struct TwoVersions {
+    dir: tempfile::TempDir,
+    secret_key: PathBuf,
+    /// The id of the added version.
+    pub added: String,
+    /// SHA-256 of the image `site.erofs`, read on this host.
+    pub site_sha256: String,
+}
+
+impl TwoVersions {
+    /// Copies the store of `artifacts` and publishes into the copy.
+    ///
+    /// # Errors
+    /// When the builder (`GASTHAUS`) cannot mount or publish.
+    pub fn make(artifacts: &Artifacts) -> Result<Self, HarnessError> {
+        let dir =
+            tempfile::tempdir().map_err(HarnessError::io("create a folder in", "the temporary"))?;
+        let (copy, mounted) = (dir.path().join("store"), dir.path().join("mounted"));
+        run(Command::new("cp")
+            .arg("-a")
+            .arg(store_of(artifacts))
+            .arg(&copy))?;
+        fs::create_dir(&mounted).map_err(HarnessError::io("create", &mounted))?;
+        let public_key = artifacts.lock_folder().join("gasthaus.pub");
+        let secret_key = artifacts.lock_folder().join("gasthaus.key");
+        let mut mount = Command::new(env_path("GASTHAUS")?)
+            .args(["--quiet", "mount", "--key"])
+            .arg(&public_key)
+            .arg(&copy)
+            .arg(&mounted)
+            .spawn()
+            .map_err(HarnessError::io("start", "gasthaus mount"))?;
+        let added = "00000000feedbeef".to_owned();
+        let published = until("the mount", || mounted.join("layers").is_file()).and_then(|()| {
+            let layers = fs::read_to_string(mounted.join("layers"))
+                .map_err(HarnessError::io("read", &mounted))?;
+            run(Command::new(env_path("GASTHAUS")?)
+                .args(["--quiet", "publish"])
+                .args(layers.lines().map(|name| mounted.join(name)))
+                .args([
+                    "--system",
+                    "demo",
+                    "--id",
+                    &added,
+                    "--label",
+                    "the newer one",
+                ])
+                .arg("--key")
+                .arg(&secret_key)
+                .arg("--to")
+                .arg(&copy))?;
+            let site = mounted.join("site.erofs");
+            let bytes = fs::read(&site).map_err(HarnessError::io("read", &site))?;
+            Ok(Sha256::digest(bytes)
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect())
+        });
+        // SIGTERM, so that it unmounts.
+        let ended = run(Command::new("kill").arg(mount.id().to_string())).and_then(|_| {
+            until("the end of the mount", || {
+                matches!(mount.try_wait(), Ok(Some(_)))
+            })
+        });
+        if ended.is_err() {
+            end_group(&mut mount);
+        }
+        let site_sha256 = published?;
+        ended?;
+        Ok(Self {
+            dir,
+            secret_key,
+            added,
+            site_sha256,
+        })
+    }
+
+    /// The copy.
+    #[must_use]
+    pub fn store(&self) -> PathBuf {
+        self.dir.path().join("store")
+    }
+
+    /// Makes `version` the default again, as a publisher would.
+    ///
+    /// # Errors
+    /// When `gasthaus store rollback` fails.
+    pub fn roll_back(&self, version: &str) -> Result<String, HarnessError> {
+        run(Command::new(env_path("GASTHAUS")?)
+            .args(["store", "rollback", "--system", "demo", "--key"])
+            .arg(&self.secret_key)
+            .arg(self.store())
+            .arg(version))
+    }
+}
+
+fn until(what: &str, mut condition: impl FnMut() -> bool) -> Result<(), HarnessError> {
+    let deadline = Instant::now() + START_LIMIT;
+    while !condition() {
+        if Instant::now() >= deadline {
+            return Err(HarnessError::TimedOut {
+                awaited: what.to_owned(),
+                waited: START_LIMIT,
+                tail: String::new(),
+            });
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
