@@ -66,6 +66,8 @@ pub(super) struct State {
     pub(super) last: Option<(usize, String)>,
     pub(super) said: Option<Instant>,
     pub(super) sinks: Vec<Sink>,
+    /// The sinks are being called; the result follows.
+    pub(super) ending: bool,
     pub(super) result: Option<Result<Arc<Vec<u8>>, Arc<StreamError>>>,
 }
 
@@ -98,46 +100,44 @@ impl Flight {
                 last: None,
                 said: None,
                 sinks: Vec::from_iter(sink),
+                ending: false,
                 result: None,
             }),
             done: Condvar::new(),
         }
     }
 
+    /// Ends it: all sinks have been called when anybody can see the result.
     pub(super) fn finish(&self, result: Result<Arc<Vec<u8>>, Arc<StreamError>>) {
-        let sinks = {
-            let mut state = lock(&self.state);
-            if state.result.is_some() {
-                return;
+        let mut state = lock(&self.state);
+        if state.ending || state.result.is_some() {
+            return; // another attempt was first
+        }
+        state.ending = true;
+        for attempt in &state.attempts {
+            attempt.progress.cancel();
+        }
+        // Who joins meanwhile has a sink as well: none may be left when the result is there.
+        loop {
+            let sinks = std::mem::take(&mut state.sinks);
+            let Ok(bytes) = &result else { break };
+            if sinks.is_empty() {
+                break;
             }
-            for attempt in &state.attempts {
-                attempt.progress.cancel();
-            }
-            std::mem::take(&mut state.sinks)
-        };
-        if let Ok(bytes) = &result {
+            drop(state);
             sinks.into_iter().for_each(|sink| sink(bytes));
+            state = lock(&self.state);
         }
-        let late = {
-            let mut state = lock(&self.state);
-            if state.result.is_some() {
-                return;
-            }
-            if let (Some(said), Ok(_)) = (state.said, &result) {
-                let _ = said;
-                log::info(format!(
-                    "{} came after {} s",
-                    self.path,
-                    self.began.elapsed().as_secs()
-                ));
-            }
-            state.partial = Vec::new();
-            state.result = Some(result.clone());
-            std::mem::take(&mut state.sinks)
-        };
-        if let Ok(bytes) = &result {
-            late.into_iter().for_each(|sink| sink(bytes));
+        if state.said.is_some() && result.is_ok() {
+            log::info(format!(
+                "{} came after {} s",
+                self.path,
+                self.began.elapsed().as_secs()
+            ));
         }
+        state.partial = Vec::new();
+        state.result = Some(result);
+        drop(state);
         self.done.notify_all();
     }
 

@@ -131,12 +131,16 @@ impl Fetcher {
     }
 
     /// Begins to fetch an object, or joins its flight; `sink` is called with its bytes before the flight ends.
-    pub fn fetch(&self, want: Want, class: Class, sink: Option<Sink>) -> Arc<Flight> {
+    pub fn fetch(&self, want: Want, class: Class, mut sink: Option<Sink>) -> Arc<Flight> {
         let flights = lock(&self.flights);
-        self.fetch_locked(flights, want, class, sink)
+        match self.join(&flights, &want, class, &mut sink) {
+            Some(flight) => flight,
+            None => self.begin(flights, want, class, sink),
+        }
     }
 
-    /// The same, unless it turns out to be `there` already: a flight that has just ended left it.
+    /// The same, unless it turns out to be `there` already: a flight that has just ended left it. Nobody else can begin one
+    /// between that look and this beginning.
     pub fn fetch_unless(
         &self,
         there: impl FnOnce() -> bool,
@@ -145,35 +149,47 @@ impl Fetcher {
         sink: Sink,
     ) -> Option<Arc<Flight>> {
         let flights = lock(&self.flights);
-        if !flights.contains_key(&want.key) && there() {
+        let mut sink = Some(sink);
+        if let Some(flight) = self.join(&flights, &want, class, &mut sink) {
+            return Some(flight);
+        }
+        if there() {
             return None;
         }
-        Some(self.fetch_locked(flights, want, class, Some(sink)))
+        Some(self.begin(flights, want, class, sink))
     }
 
-    fn fetch_locked(
+    /// Joins the flight of an object, if there is one that has not ended; takes the sink only then.
+    fn join(
+        &self,
+        flights: &HashMap<Key, Arc<Flight>>,
+        want: &Want,
+        class: Class,
+        sink: &mut Option<Sink>,
+    ) -> Option<Arc<Flight>> {
+        let flight = flights.get(&want.key)?;
+        let mut state = lock(&flight.state);
+        if state.result.is_some() {
+            return None;
+        }
+        state.sinks.extend(sink.take());
+        let sooner = class < state.class;
+        state.class = state.class.min(class);
+        let waiting = sooner && state.attempts.is_empty();
+        drop(state);
+        if waiting {
+            self.enqueue(flight, class);
+        }
+        Some(flight.clone())
+    }
+
+    fn begin(
         &self,
         mut flights: MutexGuard<'_, HashMap<Key, Arc<Flight>>>,
         want: Want,
         class: Class,
         sink: Option<Sink>,
     ) -> Arc<Flight> {
-        if let Some(flight) = flights.get(&want.key) {
-            let flight = flight.clone();
-            let mut state = lock(&flight.state);
-            if state.result.is_none() {
-                state.sinks.extend(sink);
-                let sooner = class < state.class;
-                state.class = state.class.min(class);
-                let waiting = sooner && state.attempts.is_empty();
-                drop(state);
-                drop(flights);
-                if waiting {
-                    self.enqueue(&flight, class);
-                }
-                return flight;
-            }
-        }
         let flight = Arc::new(Flight::new(want, class, sink));
         flights.insert(flight.want.key, flight.clone());
         drop(flights);
