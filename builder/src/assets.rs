@@ -65,3 +65,22 @@ impl MissingProgram {
         Some("only release builds carry the programs: build with `cargo build --release`".into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The whole net ISO has 20 MB, and this program is in every initramfs. Debug builds carry none.
+    #[test]
+    fn gasthaus_live_is_small() {
+        const MOST: usize = 3_500_000;
+        match program("gasthaus-live") {
+            Ok(bytes) => assert!(
+                bytes.len() <= MOST,
+                "gasthaus-live has {} bytes, {MOST} are allowed",
+                bytes.len()
+            ),
+            Err(missing) => assert!(cfg!(debug_assertions), "{missing}"),
+        }
+    }
+}

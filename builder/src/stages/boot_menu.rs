@@ -52,9 +52,13 @@ const LISTS: [&str; 7] = [
     "terminal.lst",
 ];
 /// Templates that are embedded elsewhere, or of other media.
-const NOT_ON_THE_MEDIUM: [&str; 2] = ["early.cfg.template", "net.cfg.template"];
+const NOT_ON_THE_MEDIUM: [&str; 3] = [
+    "early.cfg.template",
+    "net-early.cfg.template",
+    "net.cfg.template",
+];
 /// The two places GRUB runs in.
-const PLATFORMS: [(&str, &str); 2] = [
+pub const PLATFORMS: [(&str, &str); 2] = [
     ("i386-pc", "i386-pc-eltorito"),
     ("x86_64-efi", "x86_64-efi"),
 ];
@@ -106,7 +110,8 @@ pub fn make_boot_menu(
     })
 }
 
-/// The loaders for BIOS and UEFI, with the modules of `<prefix><platform>`, beside the menu's files.
+/// The loaders for BIOS and UEFI, with the modules of `<prefix><platform>` and `<prefix>early.cfg.template` in them, beside the
+/// menu's files.
 ///
 /// # Errors
 /// If GRUB's tools fail.
@@ -119,7 +124,7 @@ pub fn make_loaders(
     files: BTreeMap<String, Vec<u8>>,
     prefix: &str,
 ) -> Result<BootMenu, BuildError> {
-    let early = render("early.cfg.template", variables)?;
+    let early = render(&format!("{prefix}early.cfg.template"), variables)?;
     let scratch = cx.cache.scratch("grub", cx.sandbox)?;
     let config = scratch.path().join("early.cfg");
     fs::write(&config, early).map_err(BuildError::io("write", &config))?;
@@ -161,7 +166,11 @@ pub fn make_loaders(
     })
 }
 
-fn read(path: &std::path::Path) -> Result<Vec<u8>, BuildError> {
+/// Reads a file of the tools tree.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn read(path: &std::path::Path) -> Result<Vec<u8>, BuildError> {
     fs::read(path).map_err(BuildError::io("read", path))
 }
 
