@@ -58,6 +58,7 @@ impl House {
             signed_secs: 1_750_000_000,
             packing: Packing::FAST,
             profiles: vec![],
+            carry_profiles: false,
             keep: None,
             dry_run: false,
             threads: 3,
@@ -343,7 +344,7 @@ fn profiles_hold_their_blocks_in_order() {
         hot - 1
     );
     let mut request = house.request("v1", &images);
-    request.profiles = vec![(name("ready"), Trace::parse(&trace).unwrap())];
+    request.profiles = vec![(name("ready"), Trace::parse(&trace).unwrap().into())];
     let summary = publish(&request, &house.key, &()).unwrap();
     assert_eq!(summary.bundles.len(), 2);
 
@@ -399,7 +400,9 @@ fn profiles_hold_their_blocks_in_order() {
 
     request.profiles = vec![(
         name("ready"),
-        Trace::parse("gasthaus-trace 1\nother 1 1\n").unwrap(),
+        Trace::parse("gasthaus-trace 1\nother 1 1\n")
+            .unwrap()
+            .into(),
     )];
     let error = publish(&request, &house.key, &()).unwrap_err();
     assert!(
@@ -544,7 +547,7 @@ fn damage_is_told_and_mended() {
     let images = [house.image("base.erofs", &base(None))];
     let mut request = house.request("v1", &images);
     let trace = format!("gasthaus-trace 1\nbase {} 3\n", base(None).len() / 4096 - 5);
-    request.profiles = vec![(name("ready"), Trace::parse(&trace).unwrap())];
+    request.profiles = vec![(name("ready"), Trace::parse(&trace).unwrap().into())];
     publish(&request, &house.key, &()).unwrap();
     let manifest = house.manifest("v1");
     let page = manifest.layers[0].pages[0];
@@ -798,6 +801,7 @@ fn publishes_for_the_test_above() {
         signed_secs: 1_750_000_000,
         packing: Packing::FAST,
         profiles: vec![],
+        carry_profiles: false,
         keep: None,
         dry_run: false,
         threads: 2,

@@ -91,6 +91,7 @@ pub fn publish(
             level: cx.recipe.stream.compression_level.cast_signed(), // 1 to 22
         },
         profiles: Vec::new(),
+        carry_profiles: true,
         keep: None,
         dry_run: false,
         threads: cx.jobs,
