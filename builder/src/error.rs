@@ -129,7 +129,7 @@ pub enum BuildError {
     NotErofs { path: PathBuf, found: [u8; 4] },
     #[error("the image was not written as it should be:\n{}", problems.join("\n"))]
     BadMedium { problems: Vec<String> },
-    #[error("cannot use the profile `{}`", path.display())]
+    #[error("cannot use the {} `{}`", source.kind(), path.display())]
     Profile {
         path: PathBuf,
         source: crate::profile::TakenError,

@@ -45,6 +45,18 @@ pub enum TakenError {
     OtherImage { layer: String, version: String },
 }
 
+impl TakenError {
+    /// What the file was taken for.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Report(_) | Self::OtherImage { .. } => "boot report",
+            Self::Trace(_) => "trace",
+            _ => "profile",
+        }
+    }
+}
+
 impl Taken {
     /// Reads a file.
     ///

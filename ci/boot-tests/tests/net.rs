@@ -26,6 +26,10 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(90);
 const OFF_LIMIT: Duration = Duration::from_secs(90);
 /// What the net ISO of `ci/test net` was built for.
 const PORT: u16 = 8088;
+/// Requests and bytes of the daemon before the ready line, asked for: 10, and 21 MB with the Xen tools, 9 MB without.
+const MOST_REQUESTS: u64 = 10;
+const MOST_XEN_BYTES: u64 = 21_000_000;
+const MOST_PLAIN_BYTES: u64 = 9_000_000;
 const URL: &str = "http://10.0.2.2:8088";
 
 /// The net ISO, with what the store's manifest says about the version that streams.
@@ -38,6 +42,7 @@ fn artifacts() -> Artifacts {
 /// A web server on the store, ended when dropped. One port: machines take turns.
 struct Server {
     child: Child,
+    log: tempfile::NamedTempFile,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -53,6 +58,7 @@ impl Server {
         );
         let python = require_tool("python3", "python3", "serve the store")
             .unwrap_or_else(|error| panic!("{error}"));
+        let log = tempfile::NamedTempFile::new().unwrap();
         let child = Command::new(python)
             .args([
                 "-m",
@@ -64,16 +70,26 @@ impl Server {
             ])
             .arg(&store)
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(log.reopen().unwrap())
             .spawn()
             .unwrap();
-        let server = Self { child, _turn: turn };
+        let server = Self {
+            child,
+            log,
+            _turn: turn,
+        };
         let deadline = Instant::now() + Duration::from_secs(30);
         while TcpStream::connect(("127.0.0.1", PORT)).is_err() {
             assert!(Instant::now() < deadline, "the web server does not answer");
             thread::sleep(Duration::from_millis(100));
         }
         server
+    }
+
+    /// Requests answered so far; python's server writes a line for each.
+    fn requests(&self) -> usize {
+        let log = std::fs::read_to_string(self.log.path()).unwrap();
+        log.lines().filter(|line| line.contains("\"GET /")).count()
     }
 }
 
@@ -146,6 +162,40 @@ fn done(vm: &mut Vm, command: &str) -> String {
     output.text
 }
 
+/// What the daemon says of the boot up to the ready line.
+fn boot_figures(vm: &mut Vm) -> serde_json::Value {
+    let text = done(
+        vm,
+        "grep -o '\"ready\":{[^}]*}' /run/gasthaus/stream/status.json",
+    );
+    let start = text
+        .rfind("\"ready\":{")
+        .unwrap_or_else(|| panic!("the daemon was not told that the house is ready: {text}"));
+    let object = &text[start + "\"ready\":".len()..];
+    let object = &object[..=object.find('}').unwrap()];
+    serde_json::from_str(object).unwrap_or_else(|error| panic!("{object}: {error}"))
+}
+
+/// The boot came by the profile that the build recorded: few requests, few bytes, hardly a read that had to ask.
+fn assert_profile_used(name: &str, vm: &mut Vm, requests: usize, most_bytes: u64) {
+    let figures = boot_figures(vm);
+    let of = |key: &str| {
+        figures[key]
+            .as_u64()
+            .unwrap_or_else(|| panic!("no `{key}`: {figures}"))
+    };
+    let _ = writeln!(
+        std::io::stderr(),
+        "{name}: {requests} requests at the server until ready, {:.2} MB, {figures}",
+        of("bytes") as f64 / 1e6
+    );
+    assert!(of("bytes") <= most_bytes, "{name}: {figures}");
+    // The list of systems is a process of its own: its request is the server's only.
+    assert!(of("requests") <= MOST_REQUESTS, "{name}: {figures}");
+    // Not one read in fifty finds nothing: two boots differ by so much.
+    assert!(of("misses") * 50 <= of("reads"), "{name}: {figures}");
+}
+
 fn login(vm: &mut Vm) {
     vm.login("gasthaus", "gasthaus", LOGIN_LIMIT)
         .unwrap_or_else(|error| panic!("{error}"));
@@ -157,10 +207,17 @@ fn login(vm: &mut Vm) {
 fn bios_cd_streams_keeps_its_link_and_switches_off_quickly() {
     let artifacts = artifacts();
     let name = "net-bios-cd";
-    let _server = Server::start(&artifacts);
+    let server = Server::start(&artifacts);
     let qemu = Qemu::new(name, Firmware::Bios).medium(Medium::Cd, &artifacts.iso);
     let mut vm = boot_streamed(name, qemu, &artifacts);
+    let requests = server.requests();
     login(&mut vm);
+    assert_profile_used(name, &mut vm, requests, MOST_XEN_BYTES);
+    let report = done(
+        &mut vm,
+        "journalctl -b --no-pager -o cat -g '^gasthaus: streamed '",
+    );
+    assert!(report.contains(" requests; of "), "{report}");
     let note = done(&mut vm, "cat /run/gasthaus/boot.json");
     assert!(note.contains(&format!("\"source\":\"{URL}")), "{note}");
     let lease = done(&mut vm, "cat /run/gasthaus/net.json");
@@ -216,6 +273,26 @@ fn uefi_disk_streams_into_one_gib() {
         .medium(Medium::Disk, &artifacts.iso)
         .memory_mib(1024);
     boot_streamed("net-uefi-disk", qemu, &artifacts);
+}
+
+#[test]
+#[ignore = "boots VMs: run ci/test net"]
+fn the_plain_system_has_a_profile_of_its_own() {
+    let artifacts = artifacts();
+    let name = "net-plain";
+    let server = Server::start(&artifacts);
+    let dir = tempfile::tempdir().unwrap();
+    let kernel = artifacts.extract("/boot/vmlinuz", dir.path()).unwrap();
+    let initrd = artifacts.extract("/boot/initrd.zst", dir.path()).unwrap();
+    let words = format!("quiet loglevel=4 console=tty0 console=ttyS0,115200 gasthaus.url={URL}");
+    let qemu = Qemu::new(name, Firmware::Bios)
+        .kernel(&kernel, &initrd, &words)
+        .nic("virtio-net-pci");
+    let mark = artifacts.ready_mark("none", 0, guests(&artifacts));
+    let mut boot = boot(name, qemu, &mark);
+    let requests = server.requests();
+    login(&mut boot.vm);
+    assert_profile_used(name, &mut boot.vm, requests, MOST_PLAIN_BYTES);
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! Profiles by files: what a run read, as places in files instead of blocks of an image, so that it also fits an image whose
-//! files lie elsewhere (FORMAT.md §11). Text, kept beside recipes and made from traces by the publisher.
+//! files lie elsewhere (FORMAT.md §9.2). Text, kept beside recipes and made from traces by the publisher.
 //!
 //! First line `gasthaus-profile 1`. Then one line per run of blocks: layer, first block of the file, number of blocks, path from
 //! the layer's root, which may hold blanks. Without a path the blocks are those of the image. Lines that begin with `#` and

@@ -1,5 +1,5 @@
 //! Boot reports: what a machine read and how it went, as text. Written by the streaming client, read on the build host by
-//! `gasthaus profile`, which must not believe it: everything is bounded, unknown words are left out (FORMAT.md §10).
+//! `gasthaus profile`, which must not believe it: everything is bounded, unknown words are left out (FORMAT.md §9.1).
 
 use std::fmt::Write as _;
 

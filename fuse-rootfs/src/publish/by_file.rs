@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::ReadAt;
+use super::request::MAX_TRACED_BLOCKS;
 use super::erofs::{self, ErofsError, NamedExtent};
 use crate::format::{BLOCK_BYTES, FileProfile, Name, Trace, TraceRun};
 
@@ -49,6 +50,7 @@ impl Mapped {
 #[must_use]
 pub fn to_files(trace: &Trace, images: &[Mapped]) -> FileProfile {
     let mut profile = FileProfile::default();
+    let mut visits = MAX_TRACED_BLOCKS;
     for run in &trace.runs {
         let Some(image) = images.iter().find(|image| image.layer == run.layer) else {
             continue;
@@ -58,6 +60,10 @@ pub fn to_files(trace: &Trace, images: &[Mapped]) -> FileProfile {
             .saturating_add(run.blocks.into())
             .min(image.blocks);
         for block in run.first_block..end {
+            visits = visits.saturating_sub(1);
+            if visits == 0 {
+                return profile;
+            }
             if image.files.is_none() {
                 profile.push(&image.layer, None, block);
             } else if let Some((path, block)) = image.file_of(block) {

@@ -21,6 +21,8 @@ use crate::format::{
 
 /// Blocks of metadata of one layer that go into the bundle at most (64 MiB): a file system of a million files has a third of it.
 const MAX_META_BLOCKS: u64 = 16_384;
+/// Blocks of a trace that are looked at, those named twice included: 256 GiB.
+pub(super) const MAX_TRACED_BLOCKS: u64 = 1 << 26;
 /// Bytes hashed at once.
 const HASH_BYTES: usize = 1 << 20;
 
@@ -493,6 +495,8 @@ pub(super) fn add_metadata(plan: &mut Plan, layer: u16, extents: &[Extent], imag
 
 /// Adds the blocks of a trace that these layers have.
 pub(super) fn add_trace(plan: &mut Plan, trace: &Trace, layers: &[Layer]) {
+    // A trace comes from some machine: one that names the whole image in every line must not keep us for days.
+    let mut visits = MAX_TRACED_BLOCKS;
     for run in &trace.runs {
         let found = (0u16..)
             .zip(layers)
@@ -505,7 +509,8 @@ pub(super) fn add_trace(plan: &mut Plan, trace: &Trace, layers: &[Layer]) {
             .saturating_add(run.blocks.into())
             .min(layer.blocks());
         for block in run.first_block..end {
-            if !plan.push(number, block) {
+            visits = visits.saturating_sub(1);
+            if visits == 0 || !plan.push(number, block) {
                 return;
             }
         }
