@@ -391,7 +391,14 @@ impl<'a, I: ReadAt + ?Sized> Walk<'a, I> {
             }
             let start = u64::from(block) << self.block_bits;
             match &mut run {
-                Some((run, _)) if run.end == start => run.end = start + bytes,
+                // Behind a hole a named piece begins anew: it has another place in the file.
+                Some((run, offset))
+                    if run.end == start
+                        && (self.named.is_none()
+                            || *offset + (start - run.start) == number << chunk_bits) =>
+                {
+                    run.end = start + bytes;
+                }
                 _ => {
                     self.finish_run(run.take(), path)?;
                     let end = start + bytes;

@@ -13,7 +13,7 @@ use super::upkeep::{find_system, find_version};
 use super::{Packing, PublishError, ReadAt, SigningKey, Store, StoreWriter};
 use crate::format::{
     BundleHeader, BundleKind, BundleRef, Codec, Digest, FileProfile, Index, LayerKind, Manifest,
-    Name, ObjectKind, System, Trace, TraceRun, Version,
+    Name, ObjectKind, System, Trace, TraceRun, Unpacker, Version,
 };
 
 /// A recorded run.
@@ -268,14 +268,30 @@ pub(super) struct Before<'a> {
 }
 
 impl Before<'_> {
-    /// The bundle that holds exactly `plan`, if there is one of this name.
+    /// The bundle that holds exactly `plan`, if there is one of this name and it is whole.
     pub(super) fn bundle(&self, name: &Name, kind: BundleKind, plan: &Plan) -> Option<Bundle> {
         let stated = self.manifest.bundle(name.as_str())?;
         if stated.kind != kind {
             return None;
         }
-        let header = read_header(self.store, &self.manifest, stated).ok()?;
-        plan.is_that_of(&header).then(|| Bundle {
+        let object = self
+            .store
+            .object(ObjectKind::Bundle, &stated.header_sha256, stated.bytes)
+            .ok()
+            .filter(|object| object.len() as u64 == stated.bytes)?;
+        let (header, frames) = object.split_at(stated.header_bytes as usize);
+        let header = stated.open_header(header, &self.manifest).ok()?;
+        if !plan.is_that_of(&header) {
+            return None;
+        }
+        // Publishing again is how damaged objects are mended.
+        let (mut unpacker, mut out) = (Unpacker::new(), Vec::new());
+        for frame in header.frames() {
+            let start = usize::try_from(frame.offset()).ok()?;
+            let stored = frames.get(start..start.checked_add(frame.stored_bytes as usize)?)?;
+            unpacker.frame(&header, frame, stored, &mut out).ok()?;
+        }
+        Some(Bundle {
             stated: stated.clone(),
             header: Vec::new(),
             frames: Vec::new(),
