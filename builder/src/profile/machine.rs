@@ -133,6 +133,15 @@ impl Running {
         self.read("console").contains(text)
     }
 
+    /// What QEMU said if KVM cannot run the machine; it stops then and does not end.
+    pub fn kvm_error(&self) -> Option<String> {
+        let errors = self.read("errors");
+        let line = errors
+            .lines()
+            .find(|line| line.contains("KVM internal error") || line.contains("KVM: entry failed"));
+        line.map(|line| line.chars().filter(|c| !c.is_control()).take(200).collect())
+    }
+
     /// The last lines of the console, and what QEMU itself said, without what terminals would obey.
     pub fn tail(&self, lines: usize) -> String {
         let text = self.read("console") + &self.read("errors");

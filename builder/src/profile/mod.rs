@@ -58,6 +58,8 @@ pub enum RecordError {
         status: std::process::ExitStatus,
         tail: String,
     },
+    #[error("KVM gave up: {line}")]
+    Kvm { line: String },
     #[error("the system did not boot; the end of its console:\n{tail}")]
     Failed { tail: String },
     #[error("the system was not ready after {} s; the end of its console:\n{tail}", limit.as_secs())]
@@ -131,10 +133,24 @@ impl Words {
 /// No QEMU, no boot, or a report that is none of this version.
 pub fn record(recording: &Recording<'_>, ui: &Ui) -> Result<Report, RecordError> {
     let qemu = find_qemu()?;
-    let accelerator = match kvm::probe(&qemu) {
-        Ok(()) => Accelerator::Kvm,
-        Err(_) => Accelerator::Tcg,
-    };
+    if kvm::probe(&qemu).is_ok() {
+        // A KVM that boots one sector may still not run a hypervisor: then its machine stops at once.
+        match record_with(recording, &qemu, Accelerator::Kvm, ui) {
+            Err(RecordError::Kvm { line }) => ui.line(&format!(
+                "KVM does not run this system here ({line}): emulating, which is slow"
+            )),
+            other => return other,
+        }
+    }
+    record_with(recording, &qemu, Accelerator::Tcg, ui)
+}
+
+fn record_with(
+    recording: &Recording<'_>,
+    qemu: &Path,
+    accelerator: Accelerator,
+    ui: &Ui,
+) -> Result<Report, RecordError> {
     let definition = Dom0Definition::load().map_err(|error| RecordError::Io {
         action: "read dom0's definition",
         source: io::Error::other(error.to_string()),
@@ -170,7 +186,7 @@ pub fn record(recording: &Recording<'_>, ui: &Ui) -> Result<Report, RecordError>
         "profile: booting"
     });
     let mut machine = Running::start(
-        &qemu,
+        qemu,
         accelerator,
         &recording.parts,
         &kernel.line(),
@@ -185,6 +201,9 @@ pub fn record(recording: &Recording<'_>, ui: &Ui) -> Result<Report, RecordError>
         if let Some(status) = machine.ended().map_err(failed("look after QEMU"))? {
             let tail = tail(&machine);
             return Err(RecordError::Ended { status, tail });
+        }
+        if let Some(line) = machine.kvm_error() {
+            return Err(RecordError::Kvm { line });
         }
         if machine.shows(FAILED) {
             let tail = tail(&machine);

@@ -185,8 +185,7 @@ pub struct Stream {
     #[schemars(regex(pattern = r"^[a-z0-9][a-z0-9-]{0,39}$"))]
     pub profile: String,
 
-    /// Profiles of the store's version, `NAME=FILE`, relative to the recipe: as `gasthaus profile export` writes them, or boot reports
-    /// and traces. For a name that is here nothing is recorded.
+    /// Profiles of the store's version, `NAME=FILE` (relative to the recipe); for a name that is here nothing is recorded.
     #[schemars(length(max = 16), inner(regex(pattern = r"^[a-z0-9][a-z0-9-]{0,39}=[^\x00-\x1f\x7f]{1,4096}$")), extend("uniqueItems" = true))]
     pub profiles: Vec<String>,
 
