@@ -133,6 +133,13 @@ pub enum BuildError {
     NotErofs { path: PathBuf, found: [u8; 4] },
     #[error("the image was not written as it should be:\n{}", problems.join("\n"))]
     BadMedium { problems: Vec<String> },
+    #[error("cannot use the {} `{}`", source.kind(), path.display())]
+    Profile {
+        path: PathBuf,
+        source: crate::profile::TakenError,
+    },
+    #[error(transparent)]
+    Record(#[from] crate::profile::RecordError),
     #[error(transparent)]
     Source(#[from] crate::publish::SourceError),
     #[error("stage `{stage}` stopped unexpectedly")]
@@ -187,6 +194,7 @@ impl BuildError {
             Self::Key(e) => e.hint(),
             Self::Publish(e) => e.hint(),
             Self::Source(e) => e.hint(),
+            Self::Record(e) => e.hint(),
             Self::Deb { .. } => Some("`gasthaus clean --downloads` and build again".into()),
             Self::NotLocked { .. } => Some("run `gasthaus lock --update`, then build again".into()),
             Self::NoGuest { known, .. } => Some(format!("the catalogue has: {}", known.join(", "))),

@@ -11,6 +11,7 @@ pub mod guest_source;
 pub mod manifest;
 pub mod overlay;
 pub mod pipeline;
+pub mod profile;
 pub mod publish;
 pub mod qemu;
 pub mod recipe;

@@ -16,12 +16,12 @@ use crate::stages::layers::Packing;
 use crate::stages::medium::MediumPlan;
 use crate::stages::{
     Settings, StageCx, boot_menu, dom0_tree, fetch, guests, initramfs, kernel, layers, lock,
-    medium, net, site, store, stream, tools,
+    medium, net, profile, site, store, stream, tools,
 };
 use crate::tool::Tools;
 
 /// The stages in order, with what each does; `gasthaus plan` prints them, `--until` names one.
-pub const STAGES: [(&str, &str); 12] = [
+pub const STAGES: [(&str, &str); 13] = [
     ("lock", "decide which packages, down to the byte"),
     ("fetch", "download them and check every digest"),
     ("tools", "unpack the locked tools the build itself runs"),
@@ -52,6 +52,10 @@ pub const STAGES: [(&str, &str); 12] = [
         "store",
         "cut the layers into a signed store, where asked for",
     ),
+    (
+        "profile",
+        "boot what is in the store and record what it reads",
+    ),
 ];
 
 /// What to build and how.
@@ -75,6 +79,18 @@ pub struct BuildRequest {
     pub jobs: usize,
     /// Pack small instead of fast.
     pub release: bool,
+    /// Whether what a boot reads is recorded.
+    pub profile: ProfileMode,
+}
+
+/// Whether a store's profiles are recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum ProfileMode {
+    /// Boot in QEMU, where it is there, once for each set of layers
+    #[default]
+    Auto,
+    /// Record nothing; profiles of the version before are taken over
+    Off,
 }
 
 /// How far a build went.
@@ -266,7 +282,24 @@ pub fn build(request: &BuildRequest, ui: &Ui) -> Result<Outcome, BuildError> {
             kernel: &kernel.key,
             guests: &summaries,
         };
-        built.push(store::publish(&cx, request, &contents, &locked, start)?);
+        let mut profiles = profile::plan(&cx, request, &contents)?;
+        if stop("store") {
+            profiles.skip();
+        }
+        let initramfs = match (net_initramfs, profiles.must_record()) {
+            (Some(initramfs), _) => Some(initramfs),
+            (None, true) => {
+                let settings = stream::settings(&cx)?;
+                Some(initramfs::pack_net_initramfs(
+                    &cx, &debs, &kernel, &tools, &settings,
+                )?)
+            }
+            (None, false) => None,
+        };
+        let boot = initramfs.as_ref().map(|initramfs| (&kernel, initramfs));
+        built.push(store::publish(
+            &cx, request, &contents, &profiles, boot, &locked, start,
+        )?);
     }
     Ok(Outcome::Built(built))
 }

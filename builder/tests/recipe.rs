@@ -242,6 +242,18 @@ fn schema_and_validation_agree_on_values() {
             vec![json!("ready"), json!("none")],
             vec![json!(""), json!("A"), json!("a b")],
         ),
+        (
+            "/stream/profiles",
+            vec![json!([]), json!(["ready=a/b c.profile", "desktop=x"])],
+            vec![
+                json!(["ready"]),
+                json!(["=x"]),
+                json!(["ready="]),
+                json!(["Ready=x"]),
+                json!(["ready=x\u{1b}"]),
+                json!(["ready=x", "ready=x"]),
+            ],
+        ),
     ];
     for (pointer, good, bad) in samples {
         let good = good.into_iter().map(|value| (value, true));
@@ -252,7 +264,7 @@ fn schema_and_validation_agree_on_values() {
                          "user": {"name": "jo", "password": "x", "ssh-keys": []}},
                 "debian": {"suite": "trixie", "mirror": "http://m/", "components": ["main"]},
                 "xen": {"options": []}, "layers": {"release-level": 5},
-                "stream": {"urls": ["http://a/"], "public-keys": [], "profile": "ready"},
+                "stream": {"urls": ["http://a/"], "public-keys": [], "profile": "ready", "profiles": []},
             });
             *recipe.pointer_mut(pointer).unwrap() = value.clone();
             let text = toml::to_string(&recipe).unwrap();

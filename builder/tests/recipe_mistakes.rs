@@ -71,7 +71,7 @@ fn unknown_keys() {
     told(
         "[stream]\nurl = \"x\"",
         &[
-            "4:1: `stream.url` is not a key of a recipe; allowed here: `compression-level`, `profile`, `public-keys`, `secret-key`, `urls`; did you mean `urls`?",
+            "4:1: `stream.url` is not a key of a recipe; allowed here: `compression-level`, `profile`, `profiles`, `public-keys`, `secret-key`, `urls`; did you mean `urls`?",
         ],
     );
     told(

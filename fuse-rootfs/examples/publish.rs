@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for line in text.lines() {
         if let Some(mark) = line.strip_prefix("# mark ") {
             let (name, until) = mark.split_once(' ').ok_or("a mark without a time")?;
-            profiles.push((Name::new(name)?, read_until(&text, until.parse()?)?));
+            profiles.push((Name::new(name)?, read_until(&text, until.parse()?)?.into()));
         }
     }
     let images = ["base", "site", "guests"].map(|name| {
@@ -55,6 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             level: level.parse()?,
         },
         profiles,
+        carry_profiles: false,
         keep: None,
         dry_run: false,
         threads: std::thread::available_parallelism()?.get(),

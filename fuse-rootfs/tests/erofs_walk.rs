@@ -4,7 +4,7 @@ mod common;
 
 use common::erofs::{BLOCK, FileSpec, Layout, image};
 use common::noise;
-use fuse_rootfs::publish::erofs::{ErofsError, Extent, file_extents, is_erofs};
+use fuse_rootfs::publish::erofs::{ErofsError, Extent, file_extents, is_erofs, named_extents};
 
 fn blocks(first: u64, count: u64) -> Extent {
     let block = BLOCK as u64;
@@ -182,5 +182,63 @@ fn mutated_images_do_not_panic() {
     }
     for end in (0..good.len()).step_by(61) {
         let _ = file_extents(&good[..end]); // any answer, but one
+    }
+}
+
+#[test]
+fn pieces_have_the_names_of_their_files() {
+    let mut holey = vec![3; BLOCK * 3];
+    holey[BLOCK..BLOCK * 2].fill(0);
+    let files = [
+        FileSpec::plain(vec![1; BLOCK * 2 + 5]),
+        FileSpec {
+            layout: Layout::Inline,
+            ..FileSpec::plain(vec![2; BLOCK + 9])
+        },
+        FileSpec {
+            layout: Layout::LongChunks,
+            ..FileSpec::plain(holey)
+        },
+    ];
+    let bytes = image(&files);
+    let named: Vec<(String, u64, u64, u64)> = named_extents(&bytes)
+        .unwrap()
+        .into_iter()
+        .map(|piece| {
+            let blocks = (piece.extent.end - piece.extent.start) / BLOCK as u64;
+            let first = piece.extent.start / BLOCK as u64;
+            (piece.path.to_string(), piece.offset, first, blocks)
+        })
+        .collect();
+    let expected = [
+        ("/aa", 0, 5, 3),
+        ("/ab", 0, 8, 1),
+        ("/ac", 0, 9, 1),
+        ("/ac", 2 * BLOCK as u64, 10, 1),
+    ];
+    assert_eq!(
+        named,
+        expected.map(|(path, offset, first, blocks)| (path.to_owned(), offset, first, blocks))
+    );
+    // The names must not matter to who wants none.
+    let bytes_of = |extents: &[Extent]| extents.iter().map(|e| e.end - e.start).sum::<u64>();
+    let all: Vec<Extent> = named_extents(&bytes)
+        .unwrap()
+        .into_iter()
+        .map(|piece| piece.extent)
+        .collect();
+    assert_eq!(bytes_of(&all), bytes_of(&file_extents(&bytes).unwrap()));
+}
+
+#[test]
+fn names_that_lead_elsewhere_name_nothing() {
+    let good = image(&[FileSpec::plain(vec![1; BLOCK])]);
+    // The entries of `.`, `..` and `aa` come first, then the names.
+    let name = BLOCK + 36 + 4;
+    for bad in [*b"a/", *b"\x1ba", *b"\xffa", *b"\0a"] {
+        let mut image = good.clone();
+        image[name..name + 2].copy_from_slice(&bad);
+        assert_eq!(named_extents(&image).unwrap(), [], "{bad:?}");
+        assert_eq!(file_extents(&image).unwrap().len(), 1, "{bad:?}");
     }
 }

@@ -11,7 +11,7 @@ use common::erofs::{BLOCK, FileSpec, Layout, image};
 use common::{name, noise};
 use fuse_rootfs::format::{
     BLOCK_BYTES, BundleKind, Codec, Digest, Head, HeadError, Index, Label, Layer, LayerKind,
-    Manifest, ObjectKind, Trace, Unpacker,
+    Manifest, Name, ObjectKind, Trace, Unpacker,
 };
 use fuse_rootfs::publish::{
     self, Image, KeyError, Packing, PublishError, PublishRequest, SigningKey, Store, StoreWriter,
@@ -58,6 +58,7 @@ impl House {
             signed_secs: 1_750_000_000,
             packing: Packing::FAST,
             profiles: vec![],
+            carry_profiles: false,
             keep: None,
             dry_run: false,
             threads: 3,
@@ -343,7 +344,7 @@ fn profiles_hold_their_blocks_in_order() {
         hot - 1
     );
     let mut request = house.request("v1", &images);
-    request.profiles = vec![(name("ready"), Trace::parse(&trace).unwrap())];
+    request.profiles = vec![(name("ready"), Trace::parse(&trace).unwrap().into())];
     let summary = publish(&request, &house.key, &()).unwrap();
     assert_eq!(summary.bundles.len(), 2);
 
@@ -399,13 +400,152 @@ fn profiles_hold_their_blocks_in_order() {
 
     request.profiles = vec![(
         name("ready"),
-        Trace::parse("gasthaus-trace 1\nother 1 1\n").unwrap(),
+        Trace::parse("gasthaus-trace 1\nother 1 1\n")
+            .unwrap()
+            .into(),
     )];
     let error = publish(&request, &house.key, &()).unwrap_err();
     assert!(
         matches!(error, PublishError::EmptyProfile { .. }),
         "{error}"
     );
+}
+
+/// Blocks of the profile `name` of a version, in order.
+fn profile_blocks(house: &House, version: &str, name: &str) -> Vec<(u16, u64)> {
+    let manifest = house.manifest(version);
+    let stated = manifest.bundle(name).unwrap();
+    let path = ObjectKind::Bundle.path(&stated.header_sha256);
+    let bytes = fs::read(house.path("store").join(path)).unwrap();
+    let header = stated
+        .open_header(&bytes[..stated.header_bytes as usize], &manifest)
+        .unwrap();
+    let blocks = |run: &fuse_rootfs::format::Run| {
+        let layer = run.layer;
+        (run.first_block..run.first_block + u64::from(run.blocks)).map(move |block| (layer, block))
+    };
+    header.runs().iter().flat_map(blocks).collect()
+}
+
+#[test]
+fn an_update_takes_the_profile_along_by_files() {
+    let house = House::new();
+    let files = |first_blocks: usize| {
+        image(&[
+            FileSpec::plain(noise(1, first_blocks * BLOCK)),
+            FileSpec::plain(noise(2, 6 * BLOCK)),
+        ])
+    };
+    // Blocks 0 to 3 are metadata, then come the files.
+    let old = [
+        house.image("base.erofs", &files(3)),
+        house.image("disk.img", &noise(3, 50_000)),
+    ];
+    let mut request = house.request("v1", &old);
+    let trace = "gasthaus-trace 1\nbase 8 2\nbase 4 2\nbase 2 1\ndisk 5 2\n";
+    request.profiles = vec![(name("ready"), Trace::parse(trace).unwrap().into())];
+    publish(&request, &house.key, &()).unwrap();
+    assert_eq!(
+        profile_blocks(&house, "v1", "ready"),
+        [(0, 8), (0, 9), (0, 4), (0, 5), (1, 5), (1, 6)]
+    );
+
+    let new = [
+        house.image("base.erofs", &files(20)),
+        house.image("disk.img", &noise(3, 50_000)),
+    ];
+    let mut request = house.request("v2", &new);
+    request.carry_profiles = true;
+    publish(&request, &house.key, &()).unwrap();
+    assert_eq!(
+        profile_blocks(&house, "v2", "ready"),
+        [(0, 25), (0, 26), (0, 4), (0, 5), (1, 5), (1, 6)],
+        "the second file moved by 17 blocks"
+    );
+    house.is_good();
+    // The same once more finds everything there.
+    let again = publish(&request, &house.key, &()).unwrap();
+    assert!(again.unchanged && again.new_bytes() == 0, "{again:?}");
+    // One that is given takes the place of the one before.
+    request.profiles = vec![(
+        name("ready"),
+        Trace::parse("gasthaus-trace 1\nbase 5 1\n").unwrap().into(),
+    )];
+    publish(&request, &house.key, &()).unwrap();
+    assert_eq!(profile_blocks(&house, "v2", "ready"), [(0, 5)]);
+    // Without being asked nothing is taken over.
+    request.profiles = vec![];
+    request.carry_profiles = false;
+    publish(&request, &house.key, &()).unwrap();
+    assert!(house.manifest("v2").bundle("ready").is_none());
+}
+
+#[test]
+fn profiles_come_and_go_after_a_publish() {
+    let house = House::new();
+    let bytes = image(&[FileSpec::plain(noise(1, 9 * BLOCK))]);
+    let images = [house.image("base.erofs", &bytes)];
+    house.publish("v1", &images);
+    // The image is gone: the store has all of it.
+    fs::remove_file(house.path("base.erofs")).unwrap();
+    let change = |add: Vec<(Name, publish::Profile)>, remove: Vec<Name>| publish::Change {
+        system: None,
+        version: "latest".into(),
+        add,
+        remove,
+        packing: Packing::FAST,
+        threads: 2,
+        signed_secs: 1_750_000_000,
+    };
+    let apply = |change: &publish::Change| {
+        let writer = StoreWriter::open(&house.path("store"), || {}).unwrap();
+        publish::change_profiles(&writer, &house.key, change)
+    };
+    let trace = |text: &str| Trace::parse(&format!("gasthaus-trace 1\n{text}\n")).unwrap();
+    let serial = house.index().serial;
+    let add = change(
+        vec![
+            (name("ready"), trace("base 6 3\nbase 0 4").into()),
+            (name("desktop"), trace("base 3 1").into()),
+        ],
+        vec![],
+    );
+    let changed = apply(&add).unwrap();
+    assert!(changed.serial > serial && !changed.unchanged);
+    assert_eq!(
+        profile_blocks(&house, "v1", "ready"),
+        [(0, 6), (0, 7), (0, 8), (0, 3)]
+    );
+    let listed: Vec<_> = changed
+        .profiles
+        .iter()
+        .map(|p| (p.name.as_str(), p.blocks))
+        .collect();
+    assert_eq!(listed, [("desktop", 1), ("ready", 4)]);
+    house.is_good();
+    assert!(apply(&add).unwrap().unchanged);
+    let store = house.store();
+    let by_files = publish::export_profile(&store, &house.index(), None, "v1", "ready").unwrap();
+    assert_eq!(
+        by_files.to_text(),
+        "gasthaus-profile 1\nbase 3 3 /aa\nbase 0 1 /aa\n"
+    );
+
+    let removed = apply(&change(vec![], vec![name("desktop")])).unwrap();
+    assert_eq!(removed.profiles.len(), 1);
+    let error = apply(&change(vec![], vec![name("desktop")])).unwrap_err();
+    assert!(
+        matches!(&error, PublishError::NoProfile { known, .. } if known == "`ready`"),
+        "{error}"
+    );
+    apply(&change(vec![], vec![name("meta")])).unwrap_err();
+    let nothing = change(vec![(name("x"), trace("base 77 1").into())], vec![]);
+    let error = apply(&nothing).unwrap_err();
+    assert!(
+        matches!(error, PublishError::EmptyProfile { .. }),
+        "{error}"
+    );
+    house.is_good();
 }
 
 #[test]
@@ -544,7 +684,7 @@ fn damage_is_told_and_mended() {
     let images = [house.image("base.erofs", &base(None))];
     let mut request = house.request("v1", &images);
     let trace = format!("gasthaus-trace 1\nbase {} 3\n", base(None).len() / 4096 - 5);
-    request.profiles = vec![(name("ready"), Trace::parse(&trace).unwrap())];
+    request.profiles = vec![(name("ready"), Trace::parse(&trace).unwrap().into())];
     publish(&request, &house.key, &()).unwrap();
     let manifest = house.manifest("v1");
     let page = manifest.layers[0].pages[0];
@@ -798,6 +938,7 @@ fn publishes_for_the_test_above() {
         signed_secs: 1_750_000_000,
         packing: Packing::FAST,
         profiles: vec![],
+        carry_profiles: false,
         keep: None,
         dry_run: false,
         threads: 2,

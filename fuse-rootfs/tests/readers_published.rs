@@ -107,9 +107,10 @@ impl Lab {
             signed_secs: 1_700_000_000,
             packing: Packing::FAST,
             profiles: profile
-                .map(|trace| (Name::new("ready").unwrap(), trace))
+                .map(|trace| (Name::new("ready").unwrap(), trace.into()))
                 .into_iter()
                 .collect(),
+            carry_profiles: false,
             keep: None,
             dry_run: false,
             threads: 2,

@@ -44,6 +44,7 @@ fn request(dir: &Path, codec: Codec) -> PublishRequest {
         signed_secs: 2,
         packing: Packing { codec, level: 3 },
         profiles: vec![],
+        carry_profiles: false,
         keep: None,
         dry_run: false,
         threads: 1,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{CliResult, Context, Explain, output};
 use crate::error::BuildError;
-use crate::pipeline::{self, BuildRequest, Outcome, STAGES};
+use crate::pipeline::{self, BuildRequest, Outcome, ProfileMode, STAGES};
 use crate::recipe::Output;
 use crate::recipe_file::RecipeFile;
 
@@ -33,6 +33,10 @@ pub struct Args {
     /// Where the store will be, instead of the recipe's `stream.urls`; repeat it for mirrors
     #[arg(long, value_name = "URL")]
     url: Vec<String>,
+
+    /// Whether to record what a boot of the store's system reads, so that it comes ahead
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = ProfileMode::Auto)]
+    profile: ProfileMode,
 
     #[command(flatten)]
     common: Common,
@@ -80,6 +84,7 @@ impl Common {
             locked: self.locked,
             jobs,
             release: false,
+            profile: ProfileMode::default(),
         })
     }
 }
@@ -89,6 +94,7 @@ pub(super) fn run(args: &Args, cx: &Context) -> CliResult {
     request.out_dir = args.out.clone();
     request.until = args.until.clone();
     request.release = args.release;
+    request.profile = args.profile;
     override_recipe(&mut request, args)?;
     let outcome = pipeline::build(&request, &cx.ui).map_err(|error: BuildError| error)?;
     match outcome {

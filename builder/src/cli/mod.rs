@@ -15,6 +15,7 @@ pub mod man;
 pub mod mount;
 pub mod output;
 pub mod plan;
+pub mod profile;
 pub mod publish;
 pub mod run;
 pub mod schema;
@@ -82,6 +83,7 @@ enum Command {
     Mount(mount::Args),
     Publish(publish::Args),
     Store(store::Args),
+    Profile(profile::Args),
     Key(key::Args),
     Clean(clean::Args),
     Tools(tools::Args),
@@ -124,6 +126,7 @@ impl Cli {
             Command::Mount(args) => mount::run(&args, &cx),
             Command::Publish(args) => publish::run(&args, &cx),
             Command::Store(args) => store::run(&args, &cx),
+            Command::Profile(args) => profile::run(&args, &cx),
             Command::Key(args) => key::run(&args, &cx),
             Command::Clean(args) => clean::run(&args, &cx),
             Command::Tools(args) => tools::run(&args, &cx),

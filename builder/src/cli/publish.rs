@@ -5,16 +5,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use fuse_rootfs::format::{Codec, Label, Name, Trace, TraceError};
+use fuse_rootfs::format::{Codec, Label, Name};
 use fuse_rootfs::publish::{self as store, Packing, Progress, PublishRequest, Summary};
 use gasthaus_rootfs::Sandbox;
 
 use super::build::Common;
 use super::ui::human_bytes;
-use super::{CliResult, Context, Explain, Failure, StageBar, Ui, key, output};
+use super::{CliResult, Context, Failure, StageBar, Ui, key, output};
 use crate::cache::Cache;
 use crate::error::BuildError;
 use crate::pipeline;
+use crate::profile::Taken;
 use crate::publish::{Given, Prepared, Repacker, look_at, needs_tools, prepare};
 
 /// Publish images as a store that any web server can offer
@@ -60,9 +61,13 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     level: Option<i32>,
 
-    /// A recorded run to make a profile of; may be given several times
+    /// A recorded run to make a profile of: a boot report, a trace or a profile by files; may be given several times
     #[arg(long, value_name = "NAME=FILE", value_parser = profile)]
     profile_trace: Vec<(Name, PathBuf)>,
+
+    /// Do not take over the profiles of the version before
+    #[arg(long)]
+    no_carry: bool,
 
     /// Drop all but the last N versions of this system; `gasthaus store gc` frees their objects
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -113,20 +118,10 @@ fn profile(text: &str) -> Result<(Name, PathBuf), String> {
     Ok((name(profile)?, file.into()))
 }
 
-/// A trace that cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot use the trace `{}`", path.display())]
-struct BadTrace {
-    path: PathBuf,
-    source: TraceError,
-}
-
-impl Explain for BadTrace {}
-
 pub(super) fn run(args: &Args, cx: &Context) -> CliResult {
     let mut profiles = Vec::new();
     for (name, path) in &args.profile_trace {
-        profiles.push((name.clone(), read_trace(path)?));
+        profiles.push((name.clone(), Taken::read(path)?.into_profile()));
     }
     let packing = match (args.codec, args.level) {
         (CodecName::Zstd, level) => Packing {
@@ -171,6 +166,7 @@ pub(super) fn run(args: &Args, cx: &Context) -> CliResult {
         signed_secs: now,
         packing,
         profiles,
+        carry_profiles: !args.no_carry,
         keep: args.keep.map(usize::from),
         dry_run: args.dry_run,
         threads: args.common.threads(),
@@ -220,17 +216,6 @@ fn first_name(path: &Path) -> Result<Name, BuildError> {
             path: path.to_owned(),
             name: stem.escape_default().to_string(),
             problem,
-        }
-        .into()
-    })
-}
-
-fn read_trace(path: &Path) -> Result<Trace, Failure> {
-    let text = std::fs::read(path).map_err(BuildError::io("read the trace", path))?;
-    Trace::parse(&String::from_utf8_lossy(&text)).map_err(|source| {
-        BadTrace {
-            path: path.to_owned(),
-            source,
         }
         .into()
     })

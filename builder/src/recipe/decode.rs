@@ -156,6 +156,7 @@ fn stream(mut section: Section<'_, '_>) -> Stream {
         public_keys: section.texts("public-keys").unwrap_or_default(),
         secret_key: section.text("secret-key").unwrap_or(default.secret_key),
         profile: section.text("profile").unwrap_or(default.profile),
+        profiles: section.texts("profiles").unwrap_or_default(),
         compression_level: section
             .number("compression-level", 1, 22)
             .unwrap_or(default.compression_level),

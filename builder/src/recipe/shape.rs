@@ -13,6 +13,16 @@ pub(super) fn is_reference_name(text: &str) -> bool {
     (1..=40).contains(&text.len()) && !text.starts_with('-') && made_of(text, "-")
 }
 
+/// `NAME=FILE`; `meta` is no profile.
+pub(super) fn is_profile_file(text: &str) -> bool {
+    text.split_once('=').is_some_and(|(name, file)| {
+        is_reference_name(name)
+            && name != "meta"
+            && (1..=4096).contains(&file.len())
+            && !file.chars().any(char::is_control)
+    })
+}
+
 pub(super) fn is_label(text: &str) -> bool {
     (1..=63).contains(&text.len())
         && !text.starts_with('-')

@@ -185,6 +185,10 @@ pub struct Stream {
     #[schemars(regex(pattern = r"^[a-z0-9][a-z0-9-]{0,39}$"))]
     pub profile: String,
 
+    /// Profiles of the store's version, `NAME=FILE` (relative to the recipe); for a name that is here nothing is recorded.
+    #[schemars(length(max = 16), inner(regex(pattern = r"^[a-z0-9][a-z0-9-]{0,39}=[^\x00-\x1f\x7f]{1,4096}$")), extend("uniqueItems" = true))]
+    pub profiles: Vec<String>,
+
     /// zstd level of the store's chunks.
     #[schemars(range(min = 1, max = 22))]
     pub compression_level: u32,
@@ -384,6 +388,7 @@ impl Default for Stream {
             public_keys: Vec::new(),
             secret_key: "gasthaus.key".into(),
             profile: "ready".into(),
+            profiles: Vec::new(),
             compression_level: 19,
         }
     }
@@ -395,6 +400,13 @@ impl Default for Layers {
             compression_level: 3,
             release_level: 12,
         }
+    }
+}
+
+impl Stream {
+    /// Names and files of `profiles`.
+    pub fn profile_files(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.profiles.iter().filter_map(|text| text.split_once('='))
     }
 }
 

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use super::decode::Names;
 use super::problem::{excerpt, list, nearest};
 use super::shape::{
-    is_crypt_hash, is_label, is_locale, is_name, is_option, is_package, is_public_key,
-    is_reference_name, is_stream_url, is_title, is_url,
+    is_crypt_hash, is_label, is_locale, is_name, is_option, is_package, is_profile_file,
+    is_public_key, is_reference_name, is_stream_url, is_title, is_url,
 };
 use super::types::{Output, Recipe, Reference, User};
 
@@ -208,6 +208,17 @@ impl Recipe {
             &stream.profile,
             is_reference_name,
             "a name (`a`-`z`, `0`-`9` and `-`, at most 40 characters), or `none`",
+        );
+        check.at_most("stream.profiles", stream.profiles.len(), MAX_STREAM_ITEMS);
+        check.unique(
+            "stream.profiles",
+            stream.profile_files().map(|(name, _)| name),
+        );
+        check.each(
+            "stream.profiles",
+            &stream.profiles,
+            is_profile_file,
+            "`NAME=FILE`: a name (`a`-`z`, `0`-`9` and `-`, at most 40 characters) and the path of a file",
         );
         if self.outputs.contains(&Output::NetIso) && stream.urls.is_empty() {
             check.note(

@@ -26,7 +26,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
 
 use answer::Site;
@@ -139,15 +139,72 @@ impl Server {
     /// # Errors
     /// When the signals cannot be caught.
     pub fn run(self) -> Result<(), ServeError> {
-        let result = self.runtime.block_on(accept(self.listener, self.site));
+        let result = self.runtime.block_on(async {
+            let signals = Signals {
+                interrupted: signal(SignalKind::interrupt())?,
+                terminated: signal(SignalKind::terminate())?,
+            };
+            accept(self.listener, self.site, Some(signals)).await;
+            Ok(())
+        });
         self.runtime.shutdown_background();
         result.map_err(ServeError::Start)
     }
+
+    /// Serves until the value is dropped; signals do what they do without a server.
+    #[must_use]
+    pub fn in_background(self) -> Background {
+        self.runtime.spawn(accept(self.listener, self.site, None));
+        Background {
+            runtime: Some(self.runtime),
+            address: self.address,
+        }
+    }
 }
 
-async fn accept(listener: TcpListener, site: Arc<Site>) -> io::Result<()> {
-    let mut interrupted = signal(SignalKind::interrupt())?;
-    let mut terminated = signal(SignalKind::terminate())?;
+/// A server beside other work.
+#[derive(Debug)]
+pub struct Background {
+    runtime: Option<tokio::runtime::Runtime>,
+    address: SocketAddr,
+}
+
+impl Background {
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// What ends a server.
+struct Signals {
+    interrupted: Signal,
+    terminated: Signal,
+}
+
+/// Waits for one of `signals`; for ever if there are none.
+async fn told(signals: &mut Option<Signals>) {
+    match signals {
+        None => std::future::pending().await,
+        Some(signals) => {
+            tokio::select! {
+                _ = signals.interrupted.recv() => {}
+                _ = signals.terminated.recv() => {}
+            }
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, site: Arc<Site>, mut signals: Option<Signals>) {
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1().timer(TokioTimer::new());
     http.http2().timer(TokioTimer::new());
@@ -160,8 +217,7 @@ async fn accept(listener: TcpListener, site: Arc<Site>) -> io::Result<()> {
         };
         let (place, accepted) = tokio::select! {
             next = next => next,
-            _ = interrupted.recv() => break,
-            _ = terminated.recv() => break,
+            () = told(&mut signals) => break,
         };
         match accepted {
             Ok((stream, peer)) => {
@@ -181,10 +237,8 @@ async fn accept(listener: TcpListener, site: Arc<Site>) -> io::Result<()> {
     tokio::select! {
         () = open.shutdown() => {}
         () = tokio::time::sleep(LAST_ANSWERS) => {}
-        _ = interrupted.recv() => {}
-        _ = terminated.recv() => {}
+        () = told(&mut signals) => {}
     }
-    Ok(())
 }
 
 fn connection(

@@ -16,6 +16,7 @@ pub mod lock;
 pub mod medium;
 pub mod modules;
 pub mod net;
+pub mod profile;
 pub mod site;
 pub mod store;
 pub mod stream;

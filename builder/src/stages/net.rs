@@ -12,9 +12,7 @@ use hypervisor_image::MediumFile;
 use liblzma::stream::{Check, Filters, LzmaOptions, Stream};
 
 use super::StageCx;
-use super::boot_menu::{
-    BootMenu, PLATFORMS, check_value, make_loaders, read, render, variables,
-};
+use super::boot_menu::{BootMenu, PLATFORMS, check_value, make_loaders, read, render, variables};
 use super::initramfs::Initramfs;
 use super::kernel::Kernel;
 use super::medium::{MediumPlan, finish_plan};
@@ -120,7 +118,8 @@ fn packed_modules(
         let modules = listed.extra.iter().map(|name| format!("{name}.mod"));
         for name in modules.chain(LISTS.map(str::to_owned)) {
             let path = tools.file(&format!("usr/lib/grub/{platform}/{name}"));
-            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+            let mut encoder =
+                flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
             let packed = encoder
                 .write_all(&read(&path)?)
                 .and_then(|()| encoder.finish())

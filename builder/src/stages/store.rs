@@ -8,11 +8,16 @@ use std::fs;
 use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use fuse_rootfs::format::{Codec, Name};
-use fuse_rootfs::publish::{self, Image, Packing, Progress, PublishRequest, Summary};
+use fuse_rootfs::format::{BLOCK_BYTES, Codec, Name};
+use fuse_rootfs::publish::{
+    self, BundleSummary, Changed, Image, Packing, Progress, PublishRequest, Summary,
+};
 use gasthaus_debian::lock::LockedRecipe;
 
+use super::initramfs::Initramfs;
+use super::kernel::Kernel;
 use super::layers::Layers;
+use super::profile::Profiles;
 use super::{StageCx, medium, stream};
 use crate::cache::Key;
 use crate::cli::ui::{StageBar, Ui, human_bytes};
@@ -52,6 +57,8 @@ pub fn publish(
     cx: &StageCx<'_>,
     request: &BuildRequest,
     contents: &Contents<'_>,
+    profiles: &Profiles,
+    boot: Option<(&Kernel, &Initramfs)>,
     locked: &LockedRecipe,
     start: Instant,
 ) -> Result<Built, BuildError> {
@@ -90,18 +97,24 @@ pub fn publish(
             codec: Codec::Zstd,
             level: cx.recipe.stream.compression_level.cast_signed(), // 1 to 22
         },
-        profiles: Vec::new(),
+        profiles: profiles.known.clone(),
+        carry_profiles: true,
         keep: None,
         dry_run: false,
         threads: cx.jobs,
         old_keys: Vec::new(),
     };
-    let summary = cx.stage("store", "", || {
+    let mut summary = cx.stage("store", "", || {
         let bars = Bars::new(cx.ui, contents);
         let summary = publish::publish(&wanted, &key, &bars)?;
         let unchanged = summary.unchanged;
         Ok((summary, unchanged))
     })?;
+    if let Some((kernel, initramfs)) = boot
+        && let Some(changed) = profiles.record(cx, &wanted, &key, kernel, initramfs)?
+    {
+        take_in(&mut summary, &changed);
+    }
     let manifest = manifest_of(
         cx,
         &summary,
@@ -127,6 +140,24 @@ pub fn publish(
         )
     };
     Ok(Built { path: folder, said })
+}
+
+/// Recorded profiles, as if they had been published at once.
+fn take_in(summary: &mut Summary, changed: &Changed) {
+    summary.serial = changed.serial;
+    summary.manifest_sha256 = changed.manifest_sha256;
+    summary.other_new_bytes += changed.new_bytes;
+    summary.unchanged &= changed.unchanged;
+    summary
+        .bundles
+        .retain(|bundle| bundle.name.as_str() == "meta");
+    summary
+        .bundles
+        .extend(changed.profiles.iter().map(|profile| BundleSummary {
+            name: profile.name.clone(),
+            decoded_bytes: profile.blocks * u64::from(BLOCK_BYTES),
+            stored_bytes: profile.stored_bytes,
+        }));
 }
 
 /// What the list of versions calls this one: the day of the newest package, and the title.

@@ -44,6 +44,7 @@ pub fn store_of(artifacts: &Artifacts) -> PathBuf {
 pub struct Server {
     child: Child,
     address: SocketAddr,
+    log: tempfile::NamedTempFile,
 }
 
 impl Server {
@@ -56,15 +57,22 @@ impl Server {
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
             .and_then(|probe| probe.local_addr())
             .map_err(HarnessError::io("listen on", format!("port {port}")))?;
+        let log = tempfile::NamedTempFile::new()
+            .map_err(HarnessError::io("create a file in", "the temporary folder"))?;
+        let said = log.reopen().map_err(HarnessError::io("open", log.path()))?;
         let child = Command::new(python)
             .args(["-m", "http.server", &address.port().to_string()])
             .args(["--bind", "127.0.0.1", "--directory"])
             .arg(folder)
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(said)
             .spawn()
             .map_err(HarnessError::io("start", "python3"))?;
-        let server = Self { child, address };
+        let server = Self {
+            child,
+            address,
+            log,
+        };
         until("the web server", || TcpStream::connect(address).is_ok())?;
         Ok(server)
     }
@@ -73,6 +81,13 @@ impl Server {
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Requests answered so far: Python's server writes a line for each.
+    #[must_use]
+    pub fn requests(&self) -> usize {
+        let log = fs::read_to_string(self.log.path()).unwrap_or_default();
+        log.lines().filter(|line| line.contains("\"GET /")).count()
     }
 }
 

@@ -3,17 +3,24 @@
 //!
 //! `ci/test net` builds net ISO and store for `http://10.0.2.2:8088/`, so one server on that port serves all machines.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    io::Write as _,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use boot_tests::{
     BootEnd, Firmware, Medium, Qemu, Vm,
     artifacts::Artifacts,
-    steps::{COMMAND_LIMIT, boot, boot_xen, done, expect, login, power_off, sudo},
+    steps::{COMMAND_LIMIT, boot, boot_xen, done, expect, guests, login, power_off, sudo},
     streaming::{self, Server, store_of},
 };
 
 /// What the net ISO of `ci/test net` was built for.
 const PORT: u16 = 8088;
+/// Requests and bytes of the daemon before the ready line, asked for: 10, and 21 MB with the Xen tools, 9 MB without.
+const MOST_REQUESTS: u64 = 10;
+const MOST_XEN_BYTES: u64 = 21_000_000;
+const MOST_PLAIN_BYTES: u64 = 9_000_000;
 const URL: &str = "http://10.0.2.2:8088";
 
 /// The net ISO, with what the store's manifest says about the version that streams.
@@ -37,15 +44,56 @@ fn boot_streamed(name: &str, qemu: Qemu, artifacts: &Artifacts) -> Vm {
     vm
 }
 
+/// What the daemon says of the boot up to the ready line.
+fn boot_figures(vm: &mut Vm) -> serde_json::Value {
+    let text = done(
+        vm,
+        "grep -o '\"ready\":{[^}]*}' /run/gasthaus/stream/status.json",
+    );
+    let start = text
+        .rfind("\"ready\":{")
+        .unwrap_or_else(|| panic!("the daemon was not told that the house is ready: {text}"));
+    let object = &text[start + "\"ready\":".len()..];
+    let object = &object[..=object.find('}').unwrap()];
+    serde_json::from_str(object).unwrap_or_else(|error| panic!("{object}: {error}"))
+}
+
+/// The boot came by the profile that the build recorded: few requests, few bytes, hardly a read that had to ask.
+fn assert_profile_used(name: &str, vm: &mut Vm, requests: usize, most_bytes: u64) {
+    let figures = boot_figures(vm);
+    let of = |key: &str| {
+        figures[key]
+            .as_u64()
+            .unwrap_or_else(|| panic!("no `{key}`: {figures}"))
+    };
+    let _ = writeln!(
+        std::io::stderr(),
+        "{name}: {requests} requests at the server until ready, {:.2} MB, {figures}",
+        of("bytes") as f64 / 1e6
+    );
+    assert!(of("bytes") <= most_bytes, "{name}: {figures}");
+    // The list of systems is a process of its own: its request is the server's only.
+    assert!(of("requests") <= MOST_REQUESTS, "{name}: {figures}");
+    // Not one read in fifty finds nothing: two boots differ by so much.
+    assert!(of("misses") * 50 <= of("reads"), "{name}: {figures}");
+}
+
 #[test]
 #[ignore = "boots VMs: run ci/test net"]
 fn bios_cd_streams_keeps_its_link_and_switches_off_quickly() {
     let artifacts = artifacts();
     let name = "net-bios-cd";
-    let _server = serve(&artifacts);
+    let (server, _turn) = serve(&artifacts);
     let qemu = Qemu::new(name, Firmware::Bios).medium(Medium::Cd, &artifacts.iso);
     let mut vm = boot_streamed(name, qemu, &artifacts);
+    let requests = server.requests();
     login(&mut vm);
+    assert_profile_used(name, &mut vm, requests, MOST_XEN_BYTES);
+    let report = done(
+        &mut vm,
+        "journalctl -b --no-pager -o cat -g '^gasthaus: streamed '",
+    );
+    assert!(report.contains(" requests; of "), "{report}");
     let note = done(&mut vm, "cat /run/gasthaus/boot.json");
     assert!(note.contains(&format!("\"source\":\"{URL}")), "{note}");
     let lease = done(&mut vm, "cat /run/gasthaus/net.json");
@@ -101,6 +149,26 @@ fn uefi_disk_streams_into_one_gib() {
         .medium(Medium::Disk, &artifacts.iso)
         .memory_mib(1024);
     boot_streamed("net-uefi-disk", qemu, &artifacts);
+}
+
+#[test]
+#[ignore = "boots VMs: run ci/test net"]
+fn the_plain_system_has_a_profile_of_its_own() {
+    let artifacts = artifacts();
+    let name = "net-plain";
+    let (server, _turn) = serve(&artifacts);
+    let dir = tempfile::tempdir().unwrap();
+    let kernel = artifacts.extract("/boot/vmlinuz", dir.path()).unwrap();
+    let initrd = artifacts.extract("/boot/initrd.xz", dir.path()).unwrap();
+    let words = format!("quiet loglevel=4 console=tty0 console=ttyS0,115200 gasthaus.url={URL}");
+    let qemu = Qemu::new(name, Firmware::Bios)
+        .kernel(&kernel, &initrd, &words)
+        .nic("virtio-net-pci");
+    let mark = artifacts.ready_mark("none", 0, guests(&artifacts));
+    let mut boot = boot(name, qemu, &mark);
+    let requests = server.requests();
+    login(&mut boot.vm);
+    assert_profile_used(name, &mut boot.vm, requests, MOST_PLAIN_BYTES);
 }
 
 #[test]

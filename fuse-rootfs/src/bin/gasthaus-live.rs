@@ -5,7 +5,8 @@ use fuse_rootfs::stream::{daemon, report};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: gasthaus-live --version | retry | status [--json] [DIR] | trace [DIR]
+const USAGE: &str =
+    "usage: gasthaus-live --version | retry | status [--json] [DIR] | trace [DIR] | report [DIR]
        gasthaus-live cache [create [--yes]]
        gasthaus-live stream (--dir DIR | --list) --config FILE";
 
@@ -44,6 +45,9 @@ fn main() -> ExitCode {
         }
         ["trace", ref rest @ ..] if rest.len() < 2 => {
             report::read("trace", rest.first().copied()).map(|text| print!("{text}"))
+        }
+        ["report", ref rest @ ..] if rest.len() < 2 => {
+            report::read("report", rest.first().copied()).map(|text| print!("{text}"))
         }
         // How the kernel calls /proc/sys/kernel/modprobe.
         ["-q", "--", name] => {

@@ -19,6 +19,8 @@ mod manifest;
 mod name;
 mod page;
 mod paths;
+mod profile;
+mod report;
 mod trace;
 mod wire;
 
@@ -36,6 +38,8 @@ pub use manifest::{
 pub use name::{Label, Name};
 pub use page::{ChunkRef, MAX_PAGE_CHUNKS, Page};
 pub use paths::{HEAD_PATH, INDEX_PATH, INDEX_SIGNATURE_PATH, ObjectKind};
+pub use profile::{FileProfile, FileRun, ProfileError, is_profile_path};
+pub use report::{Hypervisor, MAX_REPORT_BYTES, Report, ReportError};
 pub use trace::{Trace, TraceError, TraceRun};
 
 /// Bytes of a block, the unit in which bundles and traces count. It is the page size of the kernels that mount the images.

@@ -7,6 +7,8 @@
 //! | `build-id` | the version's id |
 //! | `status.json` | what the daemon did so far, made anew at each open |
 //! | `trace` | what was read so far, in order (FORMAT.md, "Traces"), made anew at each open |
+//! | `ready` | for root: who opens it says that the system is ready; one line about the boot up to then |
+//! | `report` | the boot report (FORMAT.md §9.1), up to the moment of `ready` or so far |
 //!
 //! Reads that find their blocks are answered by the thread that took them; the others wait in [`pool`], so that a dead network
 //! never keeps anybody from a block that is there, nor from `status.json`.
@@ -29,6 +31,7 @@ use fuser::{
 
 use crate::boot::log;
 use crate::stream::image::Image;
+use crate::stream::ready::Reporter;
 use crate::stream::status::Status;
 use pool::Pool;
 
@@ -39,6 +42,8 @@ const LAYERS: u64 = 2;
 const BUILD_ID: u64 = 3;
 const STATUS: u64 = 4;
 const TRACE: u64 = 5;
+const READY: u64 = 6;
+const REPORT: u64 = 7;
 const FIRST_LAYER: u64 = 16;
 /// Longest read the kernel sends us.
 const MAX_READ_BYTES: u32 = 1 << 20;
@@ -51,6 +56,7 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 pub struct Dir {
     image: Arc<Image>,
     status: Status,
+    reporter: Reporter,
     layers: Vec<u8>,
     build_id: Vec<u8>,
     made: Mutex<HashMap<u64, Arc<Vec<u8>>>>,
@@ -63,7 +69,7 @@ pub struct Dir {
 impl Dir {
     /// The directory of `image`.
     #[must_use]
-    pub fn new(image: Arc<Image>, status: Status) -> Self {
+    pub fn new(image: Arc<Image>, status: Status, reporter: Reporter) -> Self {
         let stacked = image.manifest.layers.iter().filter(|layer| layer.stacked);
         let layers = stacked
             .map(|layer| layer.file_name() + "\n")
@@ -72,6 +78,7 @@ impl Dir {
         let build_id = format!("{}\n", image.manifest.version).into_bytes();
         Self {
             status,
+            reporter,
             layers,
             build_id,
             image,
@@ -92,6 +99,8 @@ impl Dir {
             (BUILD_ID, "build-id"),
             (STATUS, "status.json"),
             (TRACE, "trace"),
+            (READY, "ready"),
+            (REPORT, "report"),
         ];
         let mut all: Vec<_> = fixed
             .into_iter()
@@ -116,7 +125,8 @@ impl Dir {
             LAYERS => (FileType::RegularFile, 0o444, self.layers.len() as u64),
             BUILD_ID => (FileType::RegularFile, 0o444, self.build_id.len() as u64),
             // As in /proc: the length is known when it is read.
-            STATUS | TRACE => (FileType::RegularFile, 0o444, 0),
+            STATUS | TRACE | REPORT => (FileType::RegularFile, 0o444, 0),
+            READY => (FileType::RegularFile, 0o400, 0),
             _ => (
                 FileType::RegularFile,
                 0o444,
@@ -216,6 +226,8 @@ impl Filesystem for Dir {
                 .trace(&self.image.names())
                 .to_text()
                 .into_bytes(),
+            READY => format!("{}\n", self.reporter.ready(&self.image).line()).into_bytes(),
+            REPORT => self.reporter.text(&self.image).into_bytes(),
             _ => {
                 return reply.opened(
                     FileHandle(0),
@@ -248,7 +260,7 @@ impl Filesystem for Dir {
         match ino.0 {
             LAYERS => reply.data(part(&self.layers, offset, size)),
             BUILD_ID => reply.data(part(&self.build_id, offset, size)),
-            STATUS | TRACE => {
+            STATUS | TRACE | READY | REPORT => {
                 let made = self
                     .made
                     .lock()
@@ -330,7 +342,7 @@ impl Filesystem for Dir {
             .iter()
             .map(crate::format::Layer::blocks)
             .sum();
-        let files = self.image.manifest.layers.len() as u64 + 4;
+        let files = self.image.manifest.layers.len() as u64 + 6;
         reply.statfs(blocks, 0, 0, files, 0, 4096, 255, 4096);
     }
 }

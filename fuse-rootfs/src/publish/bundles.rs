@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::pack::{Packer, Packing};
-use super::{ImageFile, PublishError, ReadAt};
+use super::{PublishError, ReadAt};
 use crate::format::{
     BLOCK_BYTES, BundleHeader, BundleKind, BundleRef, Digest, Frame, MAX_FRAME_BYTES, Name, Run,
 };
@@ -20,7 +20,7 @@ const MAX_RUNS: usize = 262_144;
 pub struct Bundle {
     /// How the manifest refers to it.
     pub stated: BundleRef,
-    /// Its header.
+    /// Its header; empty if the bundle is in the store already.
     pub header: Vec<u8>,
     /// Its frames.
     pub frames: Vec<Vec<u8>>,
@@ -83,6 +83,17 @@ impl Plan {
         true
     }
 
+    /// Whether the bundle with this header has the same blocks in the same order and frames.
+    #[must_use]
+    pub fn is_that_of(&self, header: &BundleHeader) -> bool {
+        self.frames.len() == header.frames().len()
+            && self
+                .frames
+                .iter()
+                .zip(header.frames())
+                .all(|(runs, frame)| runs == header.runs_of(frame))
+    }
+
     /// Whether it has no block.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
@@ -101,7 +112,7 @@ pub fn build(
     name: Name,
     kind: BundleKind,
     plan: &Plan,
-    images: &[(&ImageFile, &std::path::Path)],
+    images: &[(&dyn ReadAt, &std::path::Path)],
     packing: Packing,
     threads: usize,
 ) -> Result<Bundle, PublishError> {
@@ -168,7 +179,7 @@ pub fn build(
 /// The content of `runs`; a block that the image's end cuts off is filled up with zeros.
 fn read_runs(
     runs: &[Run],
-    images: &[(&ImageFile, &std::path::Path)],
+    images: &[(&dyn ReadAt, &std::path::Path)],
     content: &mut Vec<u8>,
 ) -> Result<(), PublishError> {
     content.clear();

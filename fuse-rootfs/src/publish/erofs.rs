@@ -26,8 +26,10 @@
 //! | 16 | 4 | first block of the content; for chunks: bits 0–4 log2(chunk / block), bit 5 long entries |
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use super::ReadAt;
+use crate::format::is_profile_path;
 
 const SUPERBLOCK_OFFSET: u64 = 1024;
 const MAGIC: u32 = 0xE0F5_E1E2;
@@ -39,6 +41,8 @@ const MAX_FOLDER_BYTES: u64 = 1 << 29;
 /// Most pieces of files.
 const MAX_EXTENTS: usize = 1 << 23;
 const DIRENT_BYTES: usize = 12;
+/// Stands for a path that cannot stand in a profile; neither can what is below it.
+const UNNAMED: &str = "?";
 
 /// Why an image could not be taken apart.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +86,17 @@ pub struct Extent {
     pub end: u64,
 }
 
+/// A piece of a file's content with the file's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedExtent {
+    /// Where it lies in the image.
+    pub extent: Extent,
+    /// The file's path, from the root; of hard links the one that was met first.
+    pub path: Arc<str>,
+    /// The first byte's offset in the file.
+    pub offset: u64,
+}
+
 /// Whether the image says it is EROFS.
 #[must_use]
 pub fn is_erofs(image: &(impl ReadAt + ?Sized)) -> bool {
@@ -94,11 +109,7 @@ pub fn is_erofs(image: &(impl ReadAt + ?Sized)) -> bool {
 /// # Errors
 /// If the image is compressed, damaged or of an unknown kind.
 pub fn file_extents(image: &(impl ReadAt + ?Sized)) -> Result<Vec<Extent>, ErofsError> {
-    let mut walk = Walk::start(image)?;
-    while let Some(nid) = walk.folders.pop() {
-        walk.folder(nid)?;
-    }
-    let mut extents = walk.extents;
+    let mut extents = Walk::start(image, false)?.all()?.extents;
     extents.sort_unstable();
     // Files may share blocks (and in a hostile image overlap): each byte belongs to the first.
     let mut end = 0;
@@ -110,14 +121,28 @@ pub fn file_extents(image: &(impl ReadAt + ?Sized)) -> Result<Vec<Extent>, Erofs
     Ok(extents)
 }
 
+/// The same with the names of the files, ascending; files whose path cannot stand in a profile are left out.
+///
+/// # Errors
+/// If the image is compressed, damaged or of an unknown kind.
+pub fn named_extents(image: &(impl ReadAt + ?Sized)) -> Result<Vec<NamedExtent>, ErofsError> {
+    let mut named = Walk::start(image, true)?.all()?.named.unwrap_or_default();
+    named.sort_by_key(|piece| piece.extent);
+    Ok(named)
+}
+
 struct Walk<'a, I: ?Sized> {
     image: &'a I,
     block_bits: u32,
     inodes_start: u64,
     seen: HashSet<u64>,
-    folders: Vec<u64>,
+    /// Folders to be looked at, with their paths without the last `/`.
+    folders: Vec<(u64, Arc<str>)>,
     folder_bytes: u64,
     extents: Vec<Extent>,
+    /// Where names are wanted, the pieces with them.
+    named: Option<Vec<NamedExtent>>,
+    path_bytes: u64,
 }
 
 struct Inode {
@@ -149,7 +174,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 impl<'a, I: ReadAt + ?Sized> Walk<'a, I> {
-    fn start(image: &'a I) -> Result<Self, ErofsError> {
+    fn start(image: &'a I, with_names: bool) -> Result<Self, ErofsError> {
         let mut sb = [0; 128];
         read(image, &mut sb, SUPERBLOCK_OFFSET)?;
         let damaged = |what| ErofsError::Damaged {
@@ -180,17 +205,26 @@ impl<'a, I: ReadAt + ?Sized> Walk<'a, I> {
             folders: Vec::new(),
             folder_bytes: 0,
             extents: Vec::new(),
+            named: with_names.then(Vec::new),
+            path_bytes: 0,
         };
         // Further devices hold data elsewhere.
         if u16_at(&sb, 86) != 0 {
             return Err(unknown("further devices", u16_at(&sb, 86).into()));
         }
         let root = u64::from(u16_at(&sb, 14));
-        walk.visit(root)?;
+        walk.visit(root, &"".into())?;
         if walk.folders.is_empty() {
             return Err(damaged("a root that is no folder"));
         }
         Ok(walk)
+    }
+
+    fn all(mut self) -> Result<Self, ErofsError> {
+        while let Some((nid, path)) = self.folders.pop() {
+            self.folder(nid, &path)?;
+        }
+        Ok(self)
     }
 
     fn block_bytes(&self) -> u64 {
@@ -198,17 +232,35 @@ impl<'a, I: ReadAt + ?Sized> Walk<'a, I> {
     }
 
     /// Looks at an inode, once: folders are kept for later, files give their extents, other things have none.
-    fn visit(&mut self, nid: u64) -> Result<(), ErofsError> {
+    fn visit(&mut self, nid: u64, path: &Arc<str>) -> Result<(), ErofsError> {
         if !self.seen.insert(nid) {
             return Ok(());
         }
         let (inode, offset) = self.inode(nid)?;
         match inode.kind {
-            FOLDER => self.folders.push(nid),
-            REGULAR => self.file(&inode, offset)?,
+            FOLDER => self.folders.push((nid, path.clone())),
+            REGULAR => self.file(&inode, offset, path)?,
             _ => {}
         }
         Ok(())
+    }
+
+    /// The path of `name` in `folder`; [`UNNAMED`] if nobody wants it or it cannot stand in a profile.
+    fn path_of(&mut self, folder: &str, name: &[u8], offset: u64) -> Result<Arc<str>, ErofsError> {
+        if self.named.is_none() {
+            return Ok(UNNAMED.into());
+        }
+        let name = std::str::from_utf8(name).unwrap_or_default();
+        let path = format!("{folder}/{name}");
+        if name.is_empty() || name.contains('/') || !is_profile_path(&path) {
+            return Ok(UNNAMED.into());
+        }
+        self.path_bytes += path.len() as u64;
+        if self.path_bytes > MAX_FOLDER_BYTES {
+            let what = "paths without end";
+            return Err(ErofsError::Damaged { what, offset });
+        }
+        Ok(path.into())
     }
 
     fn inode(&self, nid: u64) -> Result<(Inode, u64), ErofsError> {
@@ -250,11 +302,12 @@ impl<'a, I: ReadAt + ?Sized> Walk<'a, I> {
         Ok((inode, offset))
     }
 
-    fn file(&mut self, inode: &Inode, offset: u64) -> Result<(), ErofsError> {
+    fn file(&mut self, inode: &Inode, offset: u64, path: &Arc<str>) -> Result<(), ErofsError> {
+        let whole = inode.bytes & !(self.block_bytes() - 1);
         match inode.layout {
-            PLAIN => self.extent(inode.union, inode.bytes),
-            INLINE => self.extent(inode.union, inode.bytes & !(self.block_bytes() - 1)),
-            CHUNKS => self.chunks(inode, offset),
+            PLAIN => self.extent(inode.union, inode.bytes, path, 0),
+            INLINE => self.extent(inode.union, whole, path, 0),
+            CHUNKS => self.chunks(inode, offset, path),
             1 | 3 => Err(ErofsError::Compressed),
             other => Err(ErofsError::Unknown {
                 what: "a file layout",
@@ -263,8 +316,14 @@ impl<'a, I: ReadAt + ?Sized> Walk<'a, I> {
         }
     }
 
-    /// Adds `bytes` of content from `block` on.
-    fn extent(&mut self, block: u32, bytes: u64) -> Result<(), ErofsError> {
+    /// Adds `bytes` of content from `block` on, which begin at byte `offset` of the file.
+    fn extent(
+        &mut self,
+        block: u32,
+        bytes: u64,
+        path: &Arc<str>,
+        offset: u64,
+    ) -> Result<(), ErofsError> {
         if bytes == 0 {
             return Ok(());
         }
@@ -284,11 +343,21 @@ impl<'a, I: ReadAt + ?Sized> Walk<'a, I> {
         if self.extents.len() == MAX_EXTENTS {
             return Err(damaged("too many pieces of files"));
         }
-        self.extents.push(Extent { start, end });
+        let extent = Extent { start, end };
+        self.extents.push(extent);
+        if let Some(named) = &mut self.named
+            && **path != *UNNAMED
+        {
+            named.push(NamedExtent {
+                extent,
+                path: path.clone(),
+                offset,
+            });
+        }
         Ok(())
     }
 
-    fn chunks(&mut self, inode: &Inode, offset: u64) -> Result<(), ErofsError> {
+    fn chunks(&mut self, inode: &Inode, offset: u64, path: &Arc<str>) -> Result<(), ErofsError> {
         let damaged = |what| ErofsError::Damaged { what, offset };
         if inode.union & !0x3f != 0 {
             return Err(ErofsError::Unknown {
@@ -304,7 +373,7 @@ impl<'a, I: ReadAt + ?Sized> Walk<'a, I> {
         if count > (self.image.bytes() - table.min(self.image.bytes())) / entry_bytes {
             return Err(damaged("more chunks than there is room for"));
         }
-        let mut run: Option<Extent> = None;
+        let mut run: Option<(Extent, u64)> = None;
         for number in 0..count {
             let mut entry = [0; 8];
             let entry = &mut entry[..entry_bytes as usize];
@@ -322,29 +391,43 @@ impl<'a, I: ReadAt + ?Sized> Walk<'a, I> {
             }
             let start = u64::from(block) << self.block_bits;
             match &mut run {
-                Some(run) if run.end == start => run.end = start + bytes,
+                // Behind a hole a named piece begins anew: it has another place in the file.
+                Some((run, offset))
+                    if run.end == start
+                        && (self.named.is_none()
+                            || *offset + (start - run.start) == number << chunk_bits) =>
+                {
+                    run.end = start + bytes;
+                }
                 _ => {
-                    self.finish_run(run.take())?;
-                    run = Some(Extent {
-                        start,
-                        end: start + bytes,
-                    });
+                    self.finish_run(run.take(), path)?;
+                    let end = start + bytes;
+                    run = Some((Extent { start, end }, number << chunk_bits));
                 }
             }
         }
-        self.finish_run(run)
+        self.finish_run(run, path)
     }
 
-    fn finish_run(&mut self, run: Option<Extent>) -> Result<(), ErofsError> {
+    fn finish_run(
+        &mut self,
+        run: Option<(Extent, u64)>,
+        path: &Arc<str>,
+    ) -> Result<(), ErofsError> {
         match run {
             // `start` came from a u32 block number.
-            Some(run) => self.extent((run.start >> self.block_bits) as u32, run.end - run.start),
+            Some((run, offset)) => self.extent(
+                (run.start >> self.block_bits) as u32,
+                run.end - run.start,
+                path,
+                offset,
+            ),
             None => Ok(()),
         }
     }
 
     /// Visits what a folder names.
-    fn folder(&mut self, nid: u64) -> Result<(), ErofsError> {
+    fn folder(&mut self, nid: u64, path: &str) -> Result<(), ErofsError> {
         let (inode, offset) = self.inode(nid)?;
         self.folder_bytes = self.folder_bytes.saturating_add(inode.bytes);
         let damaged = |what| ErofsError::Damaged { what, offset };
@@ -371,14 +454,14 @@ impl<'a, I: ReadAt + ?Sized> Walk<'a, I> {
             let at = if done < full { start + done } else { inode.end };
             let buf = &mut buf[..bytes as usize];
             read(self.image, buf, at)?;
-            self.entries(buf, at)?;
+            self.entries(buf, at, path)?;
             done += bytes;
         }
         Ok(())
     }
 
     /// One block of a folder: entries of 12 bytes (u64 inode number, u16 offset of the name, u8 type, u8 reserved), then names.
-    fn entries(&mut self, block: &[u8], offset: u64) -> Result<(), ErofsError> {
+    fn entries(&mut self, block: &[u8], offset: u64, folder: &str) -> Result<(), ErofsError> {
         let damaged = |what| ErofsError::Damaged { what, offset };
         if block.len() < DIRENT_BYTES {
             return Err(damaged("a folder without entries"));
@@ -387,8 +470,23 @@ impl<'a, I: ReadAt + ?Sized> Walk<'a, I> {
         if names < DIRENT_BYTES || names % DIRENT_BYTES != 0 || names > block.len() {
             return Err(damaged("a folder whose names begin at an odd place"));
         }
-        for entry in block[..names].chunks_exact(DIRENT_BYTES) {
-            self.visit(u64_at(entry, 0))?;
+        let count = names / DIRENT_BYTES;
+        for number in 0..count {
+            let entry = &block[number * DIRENT_BYTES..(number + 1) * DIRENT_BYTES];
+            let nid = u64_at(entry, 0);
+            if self.seen.contains(&nid) {
+                continue; // `.`, `..` and further hard links
+            }
+            // A name ends where the next one begins; the last one at the end, or at a NUL.
+            let start = usize::from(u16_at(entry, 8));
+            let end = match number + 1 < count {
+                true => usize::from(u16_at(block, (number + 1) * DIRENT_BYTES + 8)),
+                false => block.len(),
+            };
+            let name = block.get(start..end).unwrap_or_default();
+            let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
+            let path = self.path_of(folder, name, offset)?;
+            self.visit(nid, &path)?;
         }
         Ok(())
     }

@@ -73,6 +73,16 @@ pub enum PublishError {
         /// Its name.
         name: Name,
     },
+    /// A profile is not there.
+    #[error("the version `{version}` has no profile `{name}`; it has {known}")]
+    NoProfile {
+        /// The version.
+        version: Name,
+        /// The name asked for.
+        name: String,
+        /// The names there are.
+        known: String,
+    },
     /// The level is none of the codec's.
     #[error("{codec} has no level {level}; it has 1 to {most}")]
     Level {

@@ -4,6 +4,7 @@
 //! the head is written last, so that a publisher may be killed at any moment; publishers of one store wait for each other.
 
 mod bundles;
+pub mod by_file;
 mod chunks;
 mod cut;
 pub mod erofs;
@@ -11,9 +12,11 @@ mod error;
 mod key;
 mod pack;
 mod pages;
+mod profiles;
 mod read_at;
 mod request;
 mod store;
+mod stored;
 mod upkeep;
 mod verify;
 
@@ -21,8 +24,12 @@ pub use chunks::Counts;
 pub use error::PublishError;
 pub use key::{KeyError, SigningKey, read_public};
 pub use pack::Packing;
+pub use profiles::{
+    Change, Changed, ListedProfile, Profile, change_profiles, export_profile, list_profiles,
+};
 pub use read_at::{ImageFile, ReadAt};
 pub use request::{BundleSummary, Image, LayerSummary, Progress, PublishRequest, Summary, publish};
 pub use store::{Store, StoreWriter};
+pub use stored::StoredImage;
 pub use upkeep::{DiffReport, GcReport, LayerDiff, Rollback, diff, gc, rollback};
 pub use verify::{Problem, VerifyReport, verify};

@@ -7,18 +7,22 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 
 use super::bundles::{self, Bundle, Plan};
+use super::by_file::Mapped;
 use super::chunks::{self, Counts, Job, Known};
 use super::cut;
 use super::erofs::{self, Extent};
 use super::pages::{put_if_new, store_pages};
+use super::profiles::{Before, Profile, of_predecessor, small};
 use super::{ImageFile, Packing, PublishError, ReadAt, SigningKey, StoreWriter};
 use crate::format::{
-    BLOCK_BYTES, BundleKind, Codec, Digest, Head, HeadError, Index, Label, Layer, LayerKind,
-    Manifest, Name, ObjectKind, System, Trace, VerifyKey, Version,
+    BLOCK_BYTES, BundleKind, Digest, Head, HeadError, Index, Label, Layer, LayerKind, Manifest,
+    Name, ObjectKind, System, Trace, VerifyKey, Version,
 };
 
 /// Blocks of metadata of one layer that go into the bundle at most (64 MiB): a file system of a million files has a third of it.
 const MAX_META_BLOCKS: u64 = 16_384;
+/// Blocks of a trace that are looked at, those named twice included: 256 GiB.
+pub(super) const MAX_TRACED_BLOCKS: u64 = 1 << 26;
 /// Bytes hashed at once.
 const HASH_BYTES: usize = 1 << 20;
 
@@ -57,7 +61,9 @@ pub struct PublishRequest {
     /// How chunks and metadata are packed. Profiles are packed by the same codec, with zstd at 19 or more.
     pub packing: Packing,
     /// Recorded runs, by name.
-    pub profiles: Vec<(Name, Trace)>,
+    pub profiles: Vec<(Name, Profile)>,
+    /// Take over, by files, those profiles of the version before that are not among `profiles`.
+    pub carry_profiles: bool,
     /// Drop all but so many versions of this system from the index; their objects stay until `gc`.
     pub keep: Option<usize>,
     /// Write nothing.
@@ -196,11 +202,27 @@ pub fn publish(
         });
         layers.push(layer);
     }
-    let bundles = make_bundles(request, &opened, &layers)?;
+    let id = match &request.version {
+        Some(id) => id.clone(),
+        None => id_of(&layers)?,
+    };
+    let mut profiles = request.profiles.clone();
+    let system = before.as_ref().and_then(|index| {
+        index
+            .systems
+            .iter()
+            .find(|system| system.name == request.system)
+    });
+    if let (true, Some(system)) = (request.carry_profiles, system) {
+        let carried = of_predecessor(writer.store(), system, &id, &profiles)?;
+        profiles.extend(carried);
+    }
+    let same = same_before(writer.store(), system, &id, &layers);
+    let bundles = make_bundles(request, &profiles, &opened, &layers, same.as_ref())?;
     for opened in &opened {
         opened.check_unchanged()?;
     }
-    for bundle in &bundles {
+    for bundle in bundles.iter().filter(|bundle| !bundle.header.is_empty()) {
         let parts: Vec<&[u8]> = std::iter::once(bundle.header.as_slice())
             .chain(bundle.frames.iter().map(Vec::as_slice))
             .collect();
@@ -211,10 +233,6 @@ pub fn publish(
             &parts,
         )?;
     }
-    let id = match &request.version {
-        Some(id) => id.clone(),
-        None => id_of(&layers)?,
-    };
     let manifest = Manifest {
         system: request.system.clone(),
         version: id.clone(),
@@ -300,6 +318,14 @@ impl<'a> Opened<'a> {
         })
     }
 
+    fn mapped(&self) -> Result<Mapped, PublishError> {
+        let is_erofs = self.extents.is_some();
+        Mapped::new(&self.image.name, &self.file, is_erofs).map_err(|source| PublishError::Image {
+            path: self.image.path.clone(),
+            source,
+        })
+    }
+
     fn check_unchanged(&self) -> Result<(), PublishError> {
         let path = &self.image.path;
         let now = std::fs::metadata(path).map_err(PublishError::io("read", path))?;
@@ -373,26 +399,42 @@ fn digest_of(file: &ImageFile) -> io::Result<Digest> {
     Ok(Digest(hash.finalize().into()))
 }
 
+/// The version `id` as it is in the store, if it has the same images.
+fn same_before<'a>(
+    store: &'a super::Store,
+    system: Option<&System>,
+    id: &Name,
+    layers: &[Layer],
+) -> Option<Before<'a>> {
+    let system = system?;
+    let version = system.versions.iter().find(|version| version.id == *id)?;
+    // What cannot be read is made anew.
+    let manifest = store.manifest(system, version).ok()?;
+    let same = |(one, other): (&Layer, &Layer)| {
+        one.name == other.name && one.image_sha256 == other.image_sha256
+    };
+    let equal =
+        manifest.layers.len() == layers.len() && manifest.layers.iter().zip(layers).all(same);
+    equal.then_some(Before { store, manifest })
+}
+
 /// The bundle of metadata and one per profile, by name.
 fn make_bundles(
     request: &PublishRequest,
+    profiles: &[(Name, Profile)],
     opened: &[Opened<'_>],
     layers: &[Layer],
+    before: Option<&Before<'_>>,
 ) -> Result<Vec<Bundle>, PublishError> {
-    let images: Vec<(&ImageFile, &Path)> = opened
+    let images: Vec<(&dyn ReadAt, &Path)> = opened
         .iter()
-        .map(|o| (&o.file, o.image.path.as_path()))
+        .map(|o| (&o.file as &dyn ReadAt, o.image.path.as_path()))
         .collect();
-    // A profile is fetched by every boot: it is packed as small as it reasonably can be.
-    let small = match request.packing.codec {
-        Codec::Zstd => Packing {
-            level: request.packing.level.max(Packing::SMALL.level),
-            ..request.packing
-        },
-        _ => request.packing,
-    };
-    let build = |name, kind, plan: &Plan, packing| {
-        bundles::build(name, kind, plan, &images, packing, request.threads)
+    let build = |name: Name, kind, plan: &Plan, packing| match before
+        .and_then(|before| before.bundle(&name, kind, plan))
+    {
+        Some(bundle) => Ok(bundle),
+        None => bundles::build(name, kind, plan, &images, packing, request.threads),
     };
     let mut meta = Plan::default();
     for (number, opened) in (0u16..).zip(opened) {
@@ -406,21 +448,32 @@ fn make_bundles(
         let name = Name::new("meta").map_err(|_| PublishError::Panicked)?;
         bundles.push(build(name, BundleKind::Meta, &meta, request.packing)?);
     }
-    for (name, trace) in &request.profiles {
+    let mapped = match profiles.iter().any(|(_, profile)| profile.is_by_file()) {
+        true => opened
+            .iter()
+            .map(Opened::mapped)
+            .collect::<Result<_, _>>()?,
+        false => Vec::new(),
+    };
+    for (name, profile) in profiles {
         // Every reader has the metadata already.
         let mut plan = Plan::without(&meta);
-        add_trace(&mut plan, trace, layers);
-        if plan.is_empty() {
-            return Err(PublishError::EmptyProfile { name: name.clone() });
+        add_trace(&mut plan, &profile.blocks(&mapped), layers);
+        // One that was given must fit; of one that comes from other images nothing may be left.
+        match (plan.is_empty(), profile.is_by_file()) {
+            (true, false) => return Err(PublishError::EmptyProfile { name: name.clone() }),
+            (true, true) => continue,
+            (false, _) => {}
         }
-        bundles.push(build(name.clone(), BundleKind::Profile, &plan, small)?);
+        let packing = small(request.packing);
+        bundles.push(build(name.clone(), BundleKind::Profile, &plan, packing)?);
     }
     bundles.sort_by(|a, b| a.stated.name.cmp(&b.stated.name));
     Ok(bundles)
 }
 
 /// Adds what lies between files.
-fn add_metadata(plan: &mut Plan, layer: u16, extents: &[Extent], image_bytes: u64) {
+pub(super) fn add_metadata(plan: &mut Plan, layer: u16, extents: &[Extent], image_bytes: u64) {
     let block = u64::from(BLOCK_BYTES);
     let ends = extents
         .iter()
@@ -441,7 +494,9 @@ fn add_metadata(plan: &mut Plan, layer: u16, extents: &[Extent], image_bytes: u6
 }
 
 /// Adds the blocks of a trace that these layers have.
-fn add_trace(plan: &mut Plan, trace: &Trace, layers: &[Layer]) {
+pub(super) fn add_trace(plan: &mut Plan, trace: &Trace, layers: &[Layer]) {
+    // A trace comes from some machine: one that names the whole image in every line must not keep us for days.
+    let mut visits = MAX_TRACED_BLOCKS;
     for run in &trace.runs {
         let found = (0u16..)
             .zip(layers)
@@ -454,7 +509,8 @@ fn add_trace(plan: &mut Plan, trace: &Trace, layers: &[Layer]) {
             .saturating_add(run.blocks.into())
             .min(layer.blocks());
         for block in run.first_block..end {
-            if !plan.push(number, block) {
+            visits = visits.saturating_sub(1);
+            if visits == 0 || !plan.push(number, block) {
                 return;
             }
         }

@@ -6,6 +6,7 @@
 //! | `key` | public key (minisign, base64); repeatable, one valid signature is enough |
 //! | `system`, `version` | what to show; the store's first system and its default version if not given; `version=latest` is the newest |
 //! | `profile` | bundle to play, `ready` if not given; `none` |
+//! | `report` | where the boot report is sent (POST) when the system is ready |
 //! | `proxy` | HTTP proxy, `http://[user:password@]host:port` |
 //! | `ca-file` | PEM file with the only certificate authorities to trust, instead of Mozilla's |
 //! | `ram-mib` | most RAM for decoded blocks; a quarter of the machine's if not given |
@@ -47,6 +48,10 @@ pub struct Config {
     pub version: Option<String>,
     /// Which profile.
     pub profile: Option<String>,
+    /// A variant of the profile that is better, where there is one: `ready` has `ready-plain`.
+    pub variant: Option<&'static str>,
+    /// Where the boot report is sent.
+    pub report: Option<String>,
     /// Proxy for HTTP and HTTPS.
     pub proxy: Option<String>,
     /// Certificate authorities.
@@ -75,6 +80,8 @@ impl Default for Config {
             system: None,
             version: None,
             profile: Some("ready".into()),
+            variant: None,
+            report: None,
             proxy: None,
             ca_file: None,
             ram_mib: None,
@@ -94,6 +101,7 @@ const KEYS: [&str; 16] = [
     "system",
     "version",
     "profile",
+    "report",
     "proxy",
     "ca-file",
     "ram-mib",
@@ -181,6 +189,7 @@ impl Config {
             "system" => self.system = text(),
             "version" => self.version = text(),
             "profile" => self.profile = text().filter(|name| name != "none"),
+            "report" => self.report = text(),
             "proxy" => self.proxy = text(),
             "ca-file" => self.ca_file = Some(value.into()),
             "ram-mib" => self.ram_mib = Some(number(1, 1 << 24)?),

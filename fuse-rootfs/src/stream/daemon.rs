@@ -19,13 +19,17 @@ use super::error::StreamError;
 use super::fill::{self, FillState};
 use super::image::Image;
 use super::open::Store;
+use super::ready::{Reporter, hypervisor};
 use super::status::Status;
 use crate::boot::log;
+use crate::format::Hypervisor;
 use crate::mount::Dir;
 use crate::mount::session::{Mounted, mount};
 
 /// `argv[0]` begins with it: systemd lets such a process of root live until the very end (systemd's ROOT_STORAGE_DAEMONS).
 const SURVIVOR: char = '@';
+/// The variant of a profile that was recorded without a hypervisor: it leaves out Xen's tools and the guests.
+const PLAIN: &str = "plain";
 /// How often the end of the mount is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -99,12 +103,14 @@ pub fn serve(
         serial,
         offline,
     );
-    let mounted = mount(Dir::new(image.clone(), status), dir, &source).map_err(|source| {
-        StreamError::Mount {
-            dir: dir.into(),
-            source,
-        }
-    })?;
+    let reporter = Reporter::new(config)?;
+    let mounted =
+        mount(Dir::new(image.clone(), status, reporter), dir, &source).map_err(|source| {
+            StreamError::Mount {
+                dir: dir.into(),
+                source,
+            }
+        })?;
     fill::start(&image, config.fill(), &filling);
     Ok(Serving {
         mounted,
@@ -170,15 +176,18 @@ pub fn run(words: &[&str]) -> Result<(), String> {
         log::open();
         live_long();
     }
-    let result = serve_or_list(&options);
+    let result = serve_or_list(&options, started_by_init);
     if let Err(error) = &result {
         tell(&format!("error {}", error.one_line()));
     }
     result.map_err(|error| error.one_line())
 }
 
-fn serve_or_list(options: &Options) -> Result<(), StreamError> {
-    let config = Config::read(options.config.as_deref().unwrap_or(Path::new("")))?;
+fn serve_or_list(options: &Options, is_root: bool) -> Result<(), StreamError> {
+    let mut config = Config::read(options.config.as_deref().unwrap_or(Path::new("")))?;
+    if is_root && hypervisor() == Hypervisor::None {
+        config.variant = Some(PLAIN);
+    }
     let mut say = |text: &str| tell(&format!("progress {}", text.replace(['\n', '\r'], " ")));
     let Some(dir) = &options.dir else {
         return list(&config, &mut say);

@@ -13,6 +13,7 @@ use super::cache::folder::Folder;
 use super::error::StreamError;
 use super::fetch::{Class, Fetcher, Flight, Sink, Want};
 use super::play::Play;
+use super::ready::Figures;
 use super::trace::Recorder;
 use crate::format::{BLOCK_BYTES, ChunkRef, Manifest, Name, ObjectKind, Page};
 
@@ -37,6 +38,8 @@ pub struct Image {
     pub trace: Recorder,
     /// Numbers for the status.
     pub counters: Counters,
+    /// Numbers when the system was ready.
+    pub ready: OnceLock<Figures>,
     pages: Vec<Vec<OnceLock<Arc<Page>>>>,
     began: Instant,
 }
@@ -106,6 +109,7 @@ impl Image {
             play: Play::default(),
             ahead: Ahead::default(),
             counters: Counters::default(),
+            ready: OnceLock::new(),
             pages,
             began: Instant::now(),
         }

@@ -17,6 +17,7 @@ pub mod mirrors;
 pub mod open;
 pub mod play;
 pub mod policy;
+pub mod ready;
 pub mod report;
 pub mod source;
 pub mod status;

@@ -185,8 +185,10 @@ impl Store {
         let cache = Cache::new(&manifest.layers, folder.clone(), ram_bytes);
         let image = Arc::new(Image::new(manifest, self.fetcher, cache, folder));
         let profile = config.profile.as_deref();
-        let wanted =
-            |kind: BundleKind, name: &str| kind == BundleKind::Meta || Some(name) == profile;
+        let chosen = choose_profile(&image.manifest, profile, config.variant);
+        let wanted = |kind: BundleKind, name: &str| {
+            kind == BundleKind::Meta || Some(name) == chosen.as_deref()
+        };
         for bundle in image
             .manifest
             .bundles
@@ -195,9 +197,7 @@ impl Store {
         {
             image.play.start(&image, bundle);
         }
-        if let Some(name) =
-            profile.filter(|&name| name != "ready" && image.manifest.bundle(name).is_none())
-        {
+        if let Some(name) = profile.filter(|&name| name != "ready" && chosen.is_none()) {
             log::warn(format!(
                 "this version has no profile `{}`",
                 name.escape_debug()
@@ -239,6 +239,22 @@ impl Store {
         Manifest::open(&bytes, system, version)
             .map_err(|error| StreamError::Setup(error.to_string()))
     }
+}
+
+/// The profile called `wanted`, in its `variant` if there is one.
+fn choose_profile(
+    manifest: &Manifest,
+    wanted: Option<&str>,
+    variant: Option<&str>,
+) -> Option<String> {
+    let wanted = wanted?;
+    let better = variant.map(|variant| format!("{wanted}-{variant}"));
+    let is_there = |name: &String| {
+        manifest
+            .bundle(name)
+            .is_some_and(|bundle| bundle.kind == BundleKind::Profile)
+    };
+    better.into_iter().chain([wanted.to_owned()]).find(is_there)
 }
 
 fn open_folder(config: &Config) -> Option<Folder> {

@@ -107,6 +107,22 @@ pub fn summary(json: &str) -> String {
         of("stall_seconds"),
         of("longest_stall_seconds")
     );
+    if let Some((_, ready)) = json.split_once("\"ready\":{") {
+        let of = |key: &str| {
+            field(ready, key)
+                .and_then(|value| value.parse::<f64>().ok())
+                .unwrap_or(0.0)
+        };
+        out += &format!(
+            "boot      ready after {:.1} s: {:.1} MB in {} requests, {} of {} reads missed, {:.1} s waited\n",
+            of("uptime_ms") / 1e3,
+            of("bytes") / 1e6,
+            of("requests"),
+            of("misses"),
+            of("reads"),
+            of("stall_ms") / 1e3
+        );
+    }
     out += &format!("fill      {}\n", text("fill"));
     for mirror in json
         .split_once("\"mirrors\":")
@@ -158,13 +174,14 @@ mod tests {
     fn the_summary_shows_the_numbers() {
         let json = "{\"system\":\"demo\",\"build\":\"b1\",\"source\":\"http://x/\",\"seconds\":9.5,\"bytes\":2500000,\"requests\":7,\
             \"errors\":0,\"reads\":{\"count\":5,\"hits\":4,\"waits\":1,\"misses\":0,\"errors\":0,\"stall_seconds\":0.100,\
-            \"longest_stall_seconds\":0.050},\"fetches\":{\"retries\":2,\"hedges\":1},\"fill\":\"off\",\"mirrors\":[{\"url\":\"http://x/\",\
+            \"longest_stall_seconds\":0.050},\"fetches\":{\"retries\":2,\"hedges\":1},\"ready\":{\"uptime_ms\":61500,\"requests\":6,\"bytes\":1500000,\"reads\":4,\"misses\":0,\"stall_ms\":100},\"fill\":\"off\",\"mirrors\":[{\"url\":\"http://x/\",\
             \"state\":\"good\",\"requests\":7,\"first_byte_ms\":1.5,\"bytes_per_second\":null}]}";
         let text = summary(json);
         for expected in [
             "demo b1 from http://x/",
             "2.5 MB in 7 requests",
             "4 hits",
+            "boot      ready after 61.5 s: 1.5 MB in 6 requests, 0 of 4 reads missed, 0.1 s waited",
             "fill      off",
             "http://x/ good: 7",
         ] {

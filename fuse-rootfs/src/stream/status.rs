@@ -8,6 +8,7 @@ use super::fill::FillState;
 use super::image::Image;
 use super::json::{Object, number};
 use super::mirrors::Mirror;
+use super::ready::Figures;
 use crate::format::BLOCK_BYTES;
 
 /// Makes the status of one image.
@@ -72,6 +73,13 @@ impl Status {
             .raw("reads", self.reads())
             .raw("fetches", self.fetches())
             .raw("cache", self.cache())
+            .raw(
+                "ready",
+                self.image
+                    .ready
+                    .get()
+                    .map_or_else(|| "null".to_owned(), Figures::json),
+            )
             .text("fill", self.fill.name())
             .list("layers", self.layers())
             .list("bundles", self.bundles())

@@ -77,6 +77,7 @@ pub fn image(files: &[FileSpec]) -> Vec<u8> {
             &((names + 2 * number) as u16).to_le_bytes(),
         );
         image[at + 10] = if number < 2 { 2 } else { 1 };
+        put(&mut image, BLOCK + names + 2 * number, &entry_name(number));
     }
     for (number, file) in files.iter().enumerate() {
         add_file(&mut image, BLOCK * (2 + number), file);
@@ -84,6 +85,18 @@ pub fn image(files: &[FileSpec]) -> Vec<u8> {
     let blocks = (image.len() / BLOCK) as u32;
     put(&mut image, 1024 + 36, &blocks.to_le_bytes());
     image
+}
+
+/// `.`, `..`, then `aa`, `ab` …; every name has the room of two letters.
+fn entry_name(number: usize) -> [u8; 2] {
+    match number {
+        0 => *b".\0",
+        1 => *b"..",
+        _ => [
+            b'a' + ((number - 2) / 26) as u8,
+            b'a' + ((number - 2) % 26) as u8,
+        ],
+    }
 }
 
 fn add_file(image: &mut Vec<u8>, at: usize, file: &FileSpec) {

@@ -1,13 +1,15 @@
 //! The program itself, with the kernel: what a boot and `gasthaus mount` see.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::FileExt;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use fuse_rootfs::format::{Digest, Hypervisor, Report};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::server::Server;
@@ -154,6 +156,8 @@ fn the_directory_looks_like_one_on_a_medium() {
             "build-id",
             "disk.img",
             "layers",
+            "ready",
+            "report",
             "site.erofs",
             "status.json",
             "trace"
@@ -196,12 +200,101 @@ fn the_directory_looks_like_one_on_a_medium() {
         .unwrap();
     assert!(trace.stdout.starts_with(b"gasthaus-trace 1\n"));
 
+    // Who opens `ready` ends the recording of the boot.
+    let report = |daemon: &Daemon| Report::parse(&daemon.read("report")).unwrap();
+    assert!(!report(&daemon).is_ready && daemon.read("status.json").contains("\"ready\":null"));
+    let line = daemon.read("ready");
+    assert!(
+        line.starts_with("streamed ") && line.contains(" requests; of "),
+        "{line}"
+    );
+    assert_eq!(
+        daemon.dir.join("ready").metadata().unwrap().mode() & 0o777,
+        0o400
+    );
+    let ready = report(&daemon);
+    assert!(ready.is_ready && ready.hypervisor == Hypervisor::None);
+    assert_eq!(
+        (ready.system.as_str(), ready.version.as_str()),
+        ("demo", "v1")
+    );
+    assert_eq!(ready.trace.to_text(), daemon.read("trace"));
+    assert_eq!(ready.figure("misses"), Some(daemon.number("misses")));
+    assert_eq!(daemon.read("ready"), line, "only the first time counts");
+    let told = Command::new(PROGRAM)
+        .arg("report")
+        .arg(&daemon.dir)
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(told.stdout).unwrap(), ready.to_text());
+
     daemon.signal(Signal::TERM);
     assert!(daemon.child.wait().unwrap().success());
     assert_eq!(fs::read_dir(&daemon.dir).unwrap().count(), 0, "unmounted");
     assert_eq!(
         daemon.lines.lock().unwrap().last().unwrap(),
         &format!("mounted build=v1 source={}", server.url())
+    );
+}
+
+#[test]
+fn the_boot_report_is_sent_and_ends_with_the_mark() {
+    if !may_mount() {
+        return;
+    }
+    let (store, images, server, dir) = usual();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let settings = format!(
+        "profile=none\nreport=http://{}/here\n",
+        listener.local_addr().unwrap()
+    );
+    let daemon =
+        Daemon::start(&store, &[server.url()], &dir.path().join("mnt"), &settings).mounted();
+    let read = |name: &str, block: u64| {
+        let mut buf = [0; 4096];
+        let file = fs::File::open(daemon.dir.join(name)).unwrap();
+        file.read_exact_at(&mut buf, block * 4096).unwrap();
+    };
+    read("disk.img", 3);
+    daemon.read("ready");
+    read("site.erofs", 2);
+    let (mut stream, _) = listener.accept().unwrap();
+    let (mut text, mut buf) = (Vec::new(), [0; 4096]);
+    let body = loop {
+        let got = stream.read(&mut buf).unwrap();
+        assert!(got > 0, "{}", String::from_utf8_lossy(&text));
+        text.extend_from_slice(&buf[..got]);
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else {
+            continue;
+        };
+        assert!(head.starts_with("POST /here HTTP/1.1\r\n"), "{head}");
+        let head = head.to_lowercase();
+        let (_, length) = head.split_once("content-length: ").unwrap();
+        let length: usize = length.lines().next().unwrap().parse().unwrap();
+        if body.len() >= length {
+            break body.to_owned();
+        }
+    };
+    stream
+        .write_all(b"HTTP/1.1 204 No Content\r\n\r\n")
+        .unwrap();
+    let report = Report::parse(&body).unwrap();
+    let layers: Vec<&str> = report
+        .layers
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect();
+    assert_eq!(layers, ["base", "site", "disk"]);
+    assert_eq!(report.layers[2].1, Digest::of(&images[2].bytes));
+    let first = report.trace.runs.first().unwrap();
+    assert!(first.layer.as_str() == "disk" && first.first_block <= 3);
+    assert!(
+        report
+            .trace
+            .runs
+            .iter()
+            .all(|run| run.layer.as_str() == "disk")
     );
 }
 

@@ -127,6 +127,7 @@ fn settings(params: &NetParams, own: &str, choice: Option<&Entry>, cache: Option
         ("system", system),
         ("version", version),
         ("profile", params.profile.as_ref()),
+        ("report", params.report.as_ref()),
         ("proxy", params.proxy.as_ref()),
         ("fill", params.fill.as_ref()),
         ("ram-mib", ram.as_ref()),

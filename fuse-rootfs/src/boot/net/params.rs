@@ -20,6 +20,10 @@ pub const KEYS: &[(&str, &str)] = &[
         "name of the bundle that is fetched ahead, or `none`",
     ),
     (
+        "gasthaus.report",
+        "where the boot report is sent when the house is ready",
+    ),
+    (
         "gasthaus.menu-secs",
         "how long the list of systems waits; 0 takes the default at once",
     ),
@@ -86,6 +90,8 @@ pub struct NetParams {
     pub version: Option<String>,
     /// Bundle.
     pub profile: Option<String>,
+    /// Where the boot report goes.
+    pub report: Option<String>,
     /// Seconds the list waits.
     pub menu_secs: u64,
     /// Instead of DHCP.
@@ -112,6 +118,7 @@ impl Default for NetParams {
             system: None,
             version: None,
             profile: None,
+            report: None,
             menu_secs: MENU_SECS_DEFAULT,
             address: None,
             nic: None,
@@ -215,6 +222,13 @@ impl NetParams {
             "gasthaus.system" => name(&mut self.system),
             "gasthaus.version" => name(&mut self.version),
             "gasthaus.profile" => name(&mut self.profile),
+            "gasthaus.report" => {
+                if !is_url(value, &["http://", "https://"]) {
+                    return expected("`http://…` or `https://…`");
+                }
+                self.report = Some(value.to_owned());
+                Ok(())
+            }
             "gasthaus.menu-secs" => match value.parse() {
                 Ok(secs) if secs <= 3600 => {
                     self.menu_secs = secs;
@@ -320,6 +334,7 @@ mod tests {
             ("system", "demo"),
             ("version", "0123456789abcdef"),
             ("profile", "none"),
+            ("report", "http://10.0.2.2:8000/report"),
             ("menu-secs", "0"),
             ("ip", "192.0.2.7/24,192.0.2.1,192.0.2.53,2001:db8::53"),
             ("nic", "52-54-00-12-34-56"),
@@ -360,6 +375,7 @@ mod tests {
             ),
             ("system", "../x"),
             ("version", ""),
+            ("report", "file:/x"),
             ("menu-secs", "-1"),
             ("ip", "192.0.2.7"),
             ("ip", "192.0.2.7/33"),

@@ -297,8 +297,8 @@ mod tests {
     use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
     use netlink_packet_route::RouteNetlinkMessage;
     use netlink_packet_route::address::AddressAttribute;
-    use netlink_packet_route::link::{InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags};
     use netlink_packet_route::link::LinkInfo;
+    use netlink_packet_route::link::{InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags};
     use netlink_packet_route::route::{
         RouteAddress, RouteAttribute, RouteProtocol, RouteScope, RouteType,
     };
@@ -411,9 +411,13 @@ mod tests {
         assert_eq!(route.header.protocol, RouteProtocol::Static);
         assert_eq!(route.header.scope, RouteScope::Link);
         assert_eq!(route.header.destination_prefix_length, 48);
-        assert!(route.attributes.contains(&RouteAttribute::Destination(
-            RouteAddress::Inet6("fd00:1::".parse().unwrap())
-        )));
+        assert!(
+            route
+                .attributes
+                .contains(&RouteAttribute::Destination(RouteAddress::Inet6(
+                    "fd00:1::".parse().unwrap()
+                )))
+        );
     }
 
     #[test]

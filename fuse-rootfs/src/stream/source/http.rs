@@ -22,6 +22,8 @@ const REDIRECT_KEPT: Duration = Duration::from_secs(600);
 /// Bytes of buffer per connection and direction.
 const INPUT_BYTES: usize = 32 * 1024;
 const OUTPUT_BYTES: usize = 4 * 1024;
+/// How long a receiver of a report may be silent.
+const POST_PATIENCE: Duration = Duration::from_secs(15);
 
 /// What all web mirrors share: connections, certificate authorities, proxy, names.
 #[derive(Debug)]
@@ -77,6 +79,31 @@ impl Web {
             agent,
             policy: policy.clone(),
         })
+    }
+
+    /// Sends `text` to `url`.
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub fn post(&self, url: &str, text: &str) -> Result<(), FetchError> {
+        let patience = self.policy.connect;
+        let request = self
+            .agent
+            .post(url)
+            .header("Content-Type", "text/plain; charset=utf-8")
+            .config()
+            .timeout_resolve(Some(patience))
+            .timeout_connect(Some(patience))
+            .timeout_recv_response(Some(POST_PATIENCE))
+            .timeout_per_write(Some(POST_PATIENCE))
+            .build();
+        let answer = request
+            .send(text)
+            .map_err(|error| refine(error, patience))?;
+        match answer.status().as_u16() {
+            200..=299 => Ok(()),
+            status => Err(FetchError::Status(status)),
+        }
     }
 }
 

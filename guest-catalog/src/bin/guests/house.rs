@@ -179,6 +179,13 @@ impl House {
         Some(self.read("run/gasthaus/source")).filter(|url| !url.is_empty())
     }
 
+    /// Tells the streaming daemon that the house is ready, where there is one; what it says about the boot.
+    pub fn mark_ready(&self) -> Option<String> {
+        // Opening this file is the message.
+        let line = self.read("run/gasthaus/stream/ready");
+        Some(line).filter(|line| !line.is_empty())
+    }
+
     /// Id of the build this system was booted from.
     pub fn build_id(&self) -> String {
         let id = Some(self.read("run/gasthaus/build-id")).filter(|id| !id.is_empty());

@@ -180,8 +180,11 @@ fn announce(house: &House, hypervisor: Hypervisor, up: usize, all: usize) {
         thread::sleep(LOGIN_PAUSE);
     }
     house.end_boot();
-    let line = ready_line(house, hypervisor, up, all);
-    say(house, &line);
+    let streamed = house.mark_ready();
+    say(house, &ready_line(house, hypervisor, up, all));
+    if let Some(streamed) = streamed {
+        say(house, &format!("gasthaus: {streamed}"));
+    }
     notify(&[
         NotifyState::Ready,
         NotifyState::Status(&format!("{up} of {all} guests are up")),
