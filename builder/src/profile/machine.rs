@@ -179,7 +179,7 @@ fn unpack(from: &Path, to: &Path) -> io::Result<()> {
     let mut file = BufReader::new(File::open(from)?);
     let mut bytes = Vec::new();
     let begin = io::BufRead::fill_buf(&mut file)?;
-    let mut plain: Box<dyn Read> = if begin.starts_with(&[0x1f, 0x8b]) {
+    let mut plain: Box<dyn io::Read> = if begin.starts_with(&[0x1f, 0x8b]) {
         Box::new(GzDecoder::new(file))
     } else if begin.starts_with(b"\xFD7zXZ\0") {
         Box::new(liblzma::bufread::XzDecoder::new(file))

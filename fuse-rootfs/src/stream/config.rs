@@ -95,7 +95,7 @@ impl Default for Config {
     }
 }
 
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 17] = [
     "url",
     "key",
     "system",
