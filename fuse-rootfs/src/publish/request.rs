@@ -395,10 +395,20 @@ fn make_bundles(
         bundles::build(name, kind, plan, &images, packing, request.threads)
     };
     let mut meta = Plan::default();
+    // What a boot reads of it first comes first.
+    let mut all = Plan::default();
     for (number, opened) in (0u16..).zip(opened) {
         if let Some(extents) = &opened.extents {
-            add_metadata(&mut meta, number, extents, opened.file.bytes());
+            add_metadata(&mut all, number, extents, opened.file.bytes());
         }
+    }
+    for (_, trace) in &request.profiles {
+        add_trace(&mut meta, trace, layers, &|layer, block| {
+            all.has(layer, block)
+        });
+    }
+    for (layer, block) in all.blocks() {
+        meta.push(layer, block);
     }
     let mut bundles = Vec::new();
     if !meta.is_empty() {
@@ -409,7 +419,7 @@ fn make_bundles(
     for (name, trace) in &request.profiles {
         // Every reader has the metadata already.
         let mut plan = Plan::without(&meta);
-        add_trace(&mut plan, trace, layers);
+        add_trace(&mut plan, trace, layers, &|_, _| true);
         if plan.is_empty() {
             return Err(PublishError::EmptyProfile { name: name.clone() });
         }
@@ -440,8 +450,8 @@ fn add_metadata(plan: &mut Plan, layer: u16, extents: &[Extent], image_bytes: u6
     }
 }
 
-/// Adds the blocks of a trace that these layers have.
-fn add_trace(plan: &mut Plan, trace: &Trace, layers: &[Layer]) {
+/// Adds the blocks of a trace that these layers have and that are `wanted`.
+fn add_trace(plan: &mut Plan, trace: &Trace, layers: &[Layer], wanted: &dyn Fn(u16, u64) -> bool) {
     for run in &trace.runs {
         let found = (0u16..)
             .zip(layers)
@@ -454,7 +464,7 @@ fn add_trace(plan: &mut Plan, trace: &Trace, layers: &[Layer]) {
             .saturating_add(run.blocks.into())
             .min(layer.blocks());
         for block in run.first_block..end {
-            if !plan.push(number, block) {
+            if wanted(number, block) && !plan.push(number, block) {
                 return;
             }
         }
