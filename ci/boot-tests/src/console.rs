@@ -203,7 +203,7 @@ impl Console {
         let deadline = Instant::now() + limit;
         loop {
             // Messages may have torn the prompt that is there: ask for a new one.
-            self.repeat("\r", &["login: "], deadline, limit)?;
+            self.repeat("\r", "", &["login: "], deadline, limit)?;
             let asked = self.position();
             self.type_text(&format!("{user}\r"))?;
             if self.wait_for(&["Password: "], asked, deadline).is_none() {
@@ -212,8 +212,10 @@ impl Console {
             self.type_text(&format!("{password}\r"))?;
             // `login` throws away what is typed before the shell reads, so this is said until it is heard; and it hangs up
             // when a session takes a minute to open, as on a machine that has other things to do.
+            // Half of it may have come through, and left a quote open: from the second time on Ctrl-C goes before it.
             let heard = self.repeat(
                 "exec env PS1= sh\rstty -echo; printf '@@%s@@\\n' shell\r",
+                "\x03",
                 &["@@shell@@", "login: timed out"],
                 deadline,
                 limit,
@@ -224,10 +226,11 @@ impl Console {
         }
     }
 
-    /// Types until one of `awaited` is there; which.
+    /// Types until one of `awaited` is there; which. `again` is typed before each further time.
     fn repeat(
         &mut self,
         typed: &str,
+        again: &str,
         awaited: &[&str],
         deadline: Instant,
         limit: Duration,
@@ -239,6 +242,7 @@ impl Console {
             if let Some((which, _)) = self.wait_for(awaited, from, step) {
                 return Ok(which);
             }
+            self.type_text(again)?;
         }
         Err(self.timed_out(awaited.first().copied().unwrap_or_default(), limit))
     }

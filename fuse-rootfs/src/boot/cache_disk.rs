@@ -7,6 +7,7 @@
 
 use super::devices::{self, BlockDevice, size_text};
 use super::gpt::{self, Plan};
+use super::medium::volume_id;
 use super::mounts::run_dir;
 use super::{log, superblock};
 use crate::stream::cache::container;
@@ -88,11 +89,6 @@ fn failed<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) ->
         path: path.into(),
         source,
     }
-}
-
-/// The volume id of the medium with `build_id`.
-fn volume_id(build_id: &str) -> String {
-    format!("GASTHAUS_{}", build_id.get(..8).unwrap_or(build_id))
 }
 
 fn head_of(node: &Path, bytes: usize) -> io::Result<Vec<u8>> {
@@ -445,12 +441,6 @@ pub fn command(words: &[&str]) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_medium_is_known_by_its_volume_id() {
-        assert_eq!(volume_id("0123456789abcdef"), "GASTHAUS_01234567");
-        assert_eq!(volume_id("x"), "GASTHAUS_x");
-    }
 
     #[test]
     fn without_a_medium_nothing_is_looked_for() {

@@ -151,7 +151,7 @@ pub fn plan(
     if stop <= first || (stop - first) * SECTOR < least {
         return Err(format!(
             "only {} MiB are free behind the last partition; {} are needed",
-            usable_end.saturating_sub(first) * SECTOR >> 20,
+            (usable_end.saturating_sub(first) * SECTOR) >> 20,
             least >> 20
         ));
     }

@@ -39,11 +39,14 @@ pub struct Wanted<'a> {
 impl Wanted<'_> {
     /// Volume id the builder gives this build: `GASTHAUS_` and the first 8 digits.
     pub fn volume_id(&self) -> String {
-        format!(
-            "GASTHAUS_{}",
-            self.build_id.get(..8).unwrap_or(self.build_id)
-        )
+        volume_id(self.build_id)
     }
+}
+
+/// The volume id of the medium with `build_id`: ISO 9660 has no small letters.
+pub fn volume_id(build_id: &str) -> String {
+    let start = build_id.get(..8).unwrap_or(build_id);
+    format!("GASTHAUS_{}", start.to_ascii_uppercase())
 }
 
 /// What came of one try.
@@ -313,5 +316,6 @@ mod tests {
     #[test]
     fn the_volume_id_is_the_contracts() {
         assert_eq!(WANTED.volume_id(), "GASTHAUS_01234567");
+        assert_eq!(volume_id("43582d01e978a91d"), "GASTHAUS_43582D01");
     }
 }
