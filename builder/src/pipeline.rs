@@ -16,7 +16,7 @@ use crate::stages::layers::Packing;
 use crate::stages::medium::MediumPlan;
 use crate::stages::{
     Settings, StageCx, boot_menu, dom0_tree, fetch, guests, initramfs, kernel, layers, lock,
-    medium, net, profile, site, store, stream, tools,
+    medium, mini, net, netboot, profile, site, store, stream, tools,
 };
 use crate::tool::Tools;
 
@@ -223,7 +223,12 @@ pub fn build(request: &BuildRequest, ui: &Ui) -> Result<Outcome, BuildError> {
             request.release,
         )?);
     }
-    let net_initramfs = match outputs.contains(&Output::NetIso) {
+    // A store that feeds mini ISOs must have the kernel that fits its newest layers.
+    let store_dir = request.out_dir.join(store::FOLDER);
+    let boot_files = outputs.contains(&Output::Store)
+        && (outputs.contains(&Output::NetIsoMini)
+            || netboot::script_path(&store_dir, &request.recipe.name).exists());
+    let net_initramfs = match outputs.contains(&Output::NetIso) || boot_files {
         true => {
             let settings = stream::settings(&cx)?;
             Some(initramfs::pack_net_initramfs(
@@ -242,8 +247,10 @@ pub fn build(request: &BuildRequest, ui: &Ui) -> Result<Outcome, BuildError> {
         )?);
     }
     let net_menu = match &net_initramfs {
-        Some(initramfs) => Some(net::make_net_menu(&cx, &tools, &kernel, initramfs)?),
-        None => None,
+        Some(initramfs) if outputs.contains(&Output::NetIso) => {
+            Some(net::make_net_menu(&cx, &tools, &kernel, initramfs)?)
+        }
+        _ => None,
     };
     if stop("boot-menu") {
         return stopped("boot-menu");
@@ -264,6 +271,9 @@ pub fn build(request: &BuildRequest, ui: &Ui) -> Result<Outcome, BuildError> {
     if let (Some(initramfs), Some(menu)) = (&net_initramfs, &net_menu) {
         let plan = net::plan_net_medium(&cx, &kernel, initramfs, menu)?;
         plans.push((plan, &[]));
+    }
+    if outputs.contains(&Output::NetIsoMini) {
+        plans.push((mini::plan_mini(&cx, &tools)?, &[]));
     }
     let mut built = Vec::new();
     for (plan, guests) in plans {
@@ -300,6 +310,9 @@ pub fn build(request: &BuildRequest, ui: &Ui) -> Result<Outcome, BuildError> {
         built.push(store::publish(
             &cx, request, &contents, &profiles, boot, &locked, start,
         )?);
+        if let (Some(initramfs), true) = (&initramfs, boot_files) {
+            netboot::publish(&cx, &debs, &kernel, initramfs, &store_dir)?;
+        }
     }
     Ok(Outcome::Built(built))
 }
@@ -340,10 +353,12 @@ fn packings_for(outputs: &[Output]) -> Vec<Packing> {
 /// named other outputs.
 fn check_urls(request: &BuildRequest) -> Result<(), BuildError> {
     let recipe = &request.recipe;
-    if recipe.outputs.contains(&Output::NetIso) && recipe.stream.urls.is_empty() {
-        return Err(BuildError::NoStreamUrl {
-            output: Output::NetIso.as_str(),
-        });
+    for output in [Output::NetIso, Output::NetIsoMini] {
+        if recipe.outputs.contains(&output) && recipe.stream.urls.is_empty() {
+            return Err(BuildError::NoStreamUrl {
+                output: output.as_str(),
+            });
+        }
     }
     Ok(())
 }

@@ -212,6 +212,8 @@ pub enum Output {
     Iso,
     /// A small hybrid ISO that streams the same system from a store.
     NetIso,
+    /// A tiny hybrid ISO with iPXE, which fetches even kernel and initramfs from the store.
+    NetIsoMini,
     /// The store: a folder for any web server.
     Store,
 }
@@ -261,6 +263,7 @@ impl Word for Output {
     const ALL: &'static [(&'static str, Self)] = &[
         ("iso", Self::Iso),
         ("net-iso", Self::NetIso),
+        ("net-iso-mini", Self::NetIsoMini),
         ("store", Self::Store),
     ];
 }

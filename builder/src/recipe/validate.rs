@@ -220,12 +220,14 @@ impl Recipe {
             is_profile_file,
             "`NAME=FILE`: a name (`a`-`z`, `0`-`9` and `-`, at most 40 characters) and the path of a file",
         );
-        if self.outputs.contains(&Output::NetIso) && stream.urls.is_empty() {
-            check.note(
-                "outputs",
-                format!("`{}` without a store", Output::NetIso),
-                "with a URL in `stream.urls`",
-            );
+        for output in [Output::NetIso, Output::NetIsoMini] {
+            if self.outputs.contains(&output) && stream.urls.is_empty() {
+                check.note(
+                    "outputs",
+                    format!("`{output}` without a store"),
+                    "with a URL in `stream.urls`",
+                );
+            }
         }
     }
 

@@ -380,6 +380,7 @@ fn caching(path: &str) -> HeaderValue {
     match path {
         "/head" => SHORT,
         _ if path.starts_with("/index") => SHORT,
+        _ if path.starts_with("/boot/") => SHORT,
         _ if is_digest => FOR_EVER,
         _ => ASK,
     }
@@ -396,6 +397,7 @@ mod tests {
             ("/head", SHORT),
             ("/index", SHORT),
             ("/index.minisig", SHORT),
+            ("/boot/demo.ipxe", SHORT),
             (&format!("/c/aa/{digest}"), FOR_EVER),
             (&format!("/c/aa/{digest}.tmp"), ASK),
             ("/net.iso", ASK),

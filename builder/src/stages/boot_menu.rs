@@ -16,7 +16,7 @@ use super::layers::Layers;
 use super::medium::{build_id, volume_id};
 use crate::assets;
 use crate::cache::Key;
-use crate::definition::{Dom0Definition, GrubModules};
+use crate::definition::{Dom0Definition, GrubModules, Platform};
 use crate::error::BuildError;
 use crate::recipe::Flavour;
 use crate::tool::Tools;
@@ -52,8 +52,9 @@ const LISTS: [&str; 7] = [
     "terminal.lst",
 ];
 /// Templates that are embedded elsewhere, or of other media.
-const NOT_ON_THE_MEDIUM: [&str; 3] = [
+const NOT_ON_THE_MEDIUM: [&str; 4] = [
     "early.cfg.template",
+    "mini-early.cfg.template",
     "net-early.cfg.template",
     "net.cfg.template",
 ];
@@ -125,24 +126,10 @@ pub fn make_loaders(
     prefix: &str,
 ) -> Result<BootMenu, BuildError> {
     let early = render(&format!("{prefix}early.cfg.template"), variables)?;
-    let scratch = cx.cache.scratch("grub", cx.sandbox)?;
-    let config = scratch.path().join("early.cfg");
-    fs::write(&config, early).map_err(BuildError::io("write", &config))?;
     let mut cores = Vec::new();
-    for (platform, format) in PLATFORMS {
-        let out = scratch.path().join(format);
-        let listed = modules.platform(&format!("{prefix}{platform}"))?;
-        tools
-            .run("grub-mkimage")?
-            .args(["-O", format, "-p", "/boot/grub", "-d"])
-            .arg(tools.file(&format!("usr/lib/grub/{platform}")))
-            .arg("-c")
-            .arg(&config)
-            .arg("-o")
-            .arg(&out)
-            .args(&listed.core)
-            .output()?;
-        cores.push(read(&out)?);
+    for platform in PLATFORMS {
+        let listed = modules.platform(&format!("{prefix}{}", platform.0))?;
+        cores.push(core_image(cx, tools, listed, platform, &early)?);
     }
     let efi = cores.pop().unwrap_or_default();
     let bios_image = cores.pop().unwrap_or_default();
@@ -164,6 +151,34 @@ pub fn make_loaders(
         esp_image,
         efi_loader: efi,
     })
+}
+
+/// GRUB's kernel with the modules `listed.core` and the commands `early`, for `platform`: a folder of modules and a format.
+///
+/// # Errors
+/// If GRUB's tools fail.
+pub fn core_image(
+    cx: &StageCx<'_>,
+    tools: &Tools,
+    listed: &Platform,
+    (modules, format): (&str, &str),
+    early: &str,
+) -> Result<Vec<u8>, BuildError> {
+    let scratch = cx.cache.scratch("grub", cx.sandbox)?;
+    let config = scratch.path().join("early.cfg");
+    fs::write(&config, early).map_err(BuildError::io("write", &config))?;
+    let out = scratch.path().join(format);
+    tools
+        .run("grub-mkimage")?
+        .args(["-O", format, "-p", "/boot/grub", "-d"])
+        .arg(tools.file(&format!("usr/lib/grub/{modules}")))
+        .arg("-c")
+        .arg(&config)
+        .arg("-o")
+        .arg(&out)
+        .args(&listed.core)
+        .output()?;
+    read(&out)
 }
 
 /// Reads a file of the tools tree.

@@ -269,6 +269,19 @@ fn unpack_linux(linux: &LocalDeb, scratch: &Path) -> Result<(), BuildError> {
     fs::remove_dir_all(&all).map_err(BuildError::io("remove", &all))
 }
 
+/// The hypervisor as a UEFI program, as its package has it.
+///
+/// # Errors
+/// If the package is missing or has none.
+pub fn xen_efi(debs: &Debs) -> Result<Vec<u8>, BuildError> {
+    let xen = find(debs.set(DOM0_SET), "xen-hypervisor-", |rest| {
+        rest.ends_with("-amd64")
+    })?;
+    first_file(xen, |path| {
+        path.starts_with("boot/xen-4") && path.ends_with(".efi")
+    })
+}
+
 fn first_file(deb: &LocalDeb, wanted: impl Fn(&str) -> bool) -> Result<Vec<u8>, BuildError> {
     let mut found = None;
     let visit = deb.open()?.for_each_data_entry(|entry| {

@@ -28,7 +28,7 @@ use crate::pipeline::{BuildRequest, Built};
 /// Raise when what is in a version changes.
 const REVISION: &str = "store-1";
 /// The store's folder in the output folder; recipes share it.
-const FOLDER: &str = "store";
+pub const FOLDER: &str = "store";
 
 /// What is published.
 #[derive(Clone, Copy, Debug)]

@@ -15,7 +15,7 @@ use crate::error::BuildError;
 use crate::tool::Tools;
 
 /// Packages of the tools tree, each with what it serves for.
-pub const TOOL_PACKAGES: [(&str, &str); 8] = [
+pub const TOOL_PACKAGES: [(&str, &str); 9] = [
     ("erofs-utils", "mkfs.erofs packs the layers"),
     ("e2fsprogs", "mke2fs makes guests' disks"),
     ("kmod", "depmod indexes kernel modules"),
@@ -23,6 +23,7 @@ pub const TOOL_PACKAGES: [(&str, &str); 8] = [
     ("grub-pc-bin", "GRUB's modules for BIOS"),
     ("grub-efi-amd64-bin", "GRUB's modules for UEFI"),
     ("memtest86+", "the menu's memory test"),
+    ("ipxe", "the mini ISO"),
     ("busybox-static", "the initramfs's rescue shell"),
 ];
 

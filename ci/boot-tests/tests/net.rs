@@ -1,7 +1,7 @@
-//! The net ISO boots in QEMU and streams the demo from a web server on this host: both firmwares, as a CD and as a disk,
-//! to the ready line with both guests. QEMU's user network shows the host's loopback at 10.0.2.2.
+//! The net ISO and the mini ISO boot in QEMU and stream the demo from a web server on this host: both firmwares, as a CD and
+//! as a disk, to the ready line with both guests. QEMU's user network shows the host's loopback at 10.0.2.2.
 //!
-//! `ci/test net` builds net ISO and store for `http://10.0.2.2:8088/`, so one server on that port serves all machines.
+//! `ci/test net` builds both and the store for `http://10.0.2.2:8088/`, so one server on that port serves all machines.
 
 use std::{
     io::Write as _,
@@ -151,6 +151,31 @@ fn uefi_disk_streams_into_one_gib() {
     boot_streamed("net-uefi-disk", qemu, &artifacts);
 }
 
+/// The mini ISO lies beside the net ISO. It has a build id of its own, like that; the ready line is the store's.
+fn mini(artifacts: &Artifacts) -> std::path::PathBuf {
+    let iso = artifacts.iso.with_file_name("demo-net-mini.iso");
+    assert!(iso.is_file(), "no mini ISO at {}", iso.display());
+    iso
+}
+
+#[test]
+#[ignore = "boots VMs: run ci/test net"]
+fn the_mini_iso_streams_as_a_bios_disk() {
+    let artifacts = artifacts();
+    let _server = serve(&artifacts);
+    let qemu = Qemu::new("mini-bios-disk", Firmware::Bios).medium(Medium::Disk, &mini(&artifacts));
+    boot_streamed("mini-bios-disk", qemu, &artifacts);
+}
+
+#[test]
+#[ignore = "boots VMs: run ci/test net"]
+fn the_mini_iso_streams_as_a_uefi_cd() {
+    let artifacts = artifacts();
+    let _server = serve(&artifacts);
+    let qemu = Qemu::new("mini-uefi-cd", Firmware::Uefi).medium(Medium::Cd, &mini(&artifacts));
+    boot_streamed("mini-uefi-cd", qemu, &artifacts);
+}
+
 #[test]
 #[ignore = "boots VMs: run ci/test net"]
 fn the_plain_system_has_a_profile_of_its_own() {
@@ -194,13 +219,24 @@ fn without_a_network_card_the_screen_says_so_and_offers_a_shell() {
     }
 }
 
+/// What was asked for, in bytes.
+fn assert_small(iso: &std::path::Path, most: u64) {
+    let bytes = std::fs::metadata(iso).unwrap().len();
+    assert!(
+        bytes <= most,
+        "{} has {bytes} bytes, {most} are allowed",
+        iso.display()
+    );
+}
+
 #[test]
 #[ignore = "needs the net ISO: run ci/test net"]
 fn the_net_iso_is_small() {
-    const MOST: u64 = 20_000_000;
-    let bytes = std::fs::metadata(artifacts().iso).unwrap().len();
-    assert!(
-        bytes <= MOST,
-        "the net ISO has {bytes} bytes, {MOST} are allowed"
-    );
+    assert_small(&artifacts().iso, 20_000_000);
+}
+
+#[test]
+#[ignore = "needs the mini ISO: run ci/test net"]
+fn the_mini_iso_is_small() {
+    assert_small(&mini(&artifacts()), 3_000_000);
 }
