@@ -2,7 +2,7 @@
 //!
 //! In: `raw/base.erofs`, `raw/site.erofs`, `raw/guests.erofs`; `profile.trace`, another boot than the one that is replayed, with
 //! lines `<µs> <layer> <offset> <length>` and marks `# mark <name> <µs>`. Out: `www/store` and its public key `store.pub`. Each
-//! mark becomes a profile of what was read until then.
+//! mark becomes a profile of what was read until then and in a twentieth of the time more: another boot reads a little sooner.
 
 use std::error::Error;
 use std::fs;
@@ -23,7 +23,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     for line in text.lines() {
         if let Some(mark) = line.strip_prefix("# mark ") {
             let (name, until) = mark.split_once(' ').ok_or("a mark without a time")?;
-            profiles.push((Name::new(name)?, read_until(&text, until.parse()?)?.into()));
+            let until: u64 = until.parse()?;
+            profiles.push((
+                Name::new(name)?,
+                read_until(&text, until + until / 20)?.into(),
+            ));
         }
     }
     let images = ["base", "site", "guests"].map(|name| {

@@ -12,6 +12,8 @@ use crate::format::{
 
 /// Blocks of a frame.
 const FRAME_BLOCKS: u64 = (MAX_FRAME_BYTES / BLOCK_BYTES) as u64;
+/// The first frames are shorter: a boot waits for them while the connection is still slow.
+const FIRST_FRAMES_BLOCKS: [u64; 6] = [4, 4, 8, 16, 16, 32];
 /// Most frames and runs: what the format allows (FORMAT.md §8).
 const MAX_FRAMES: usize = 65_536;
 const MAX_RUNS: usize = 262_144;
@@ -54,7 +56,10 @@ impl Plan {
         if self.seen.contains(&(layer, block)) {
             return true;
         }
-        if self.filled == FRAME_BLOCKS || self.frames.is_empty() {
+        let most = FIRST_FRAMES_BLOCKS
+            .get(self.frames.len().wrapping_sub(1))
+            .map_or(FRAME_BLOCKS, |&blocks| blocks.min(FRAME_BLOCKS));
+        if self.filled >= most || self.frames.is_empty() {
             if self.frames.len() == MAX_FRAMES || self.runs == MAX_RUNS {
                 return false;
             }
@@ -92,6 +97,20 @@ impl Plan {
                 .iter()
                 .zip(header.frames())
                 .all(|(runs, frame)| runs == header.runs_of(frame))
+    }
+
+    /// Whether it has this block.
+    #[must_use]
+    pub fn has(&self, layer: u16, block: u64) -> bool {
+        self.seen.contains(&(layer, block))
+    }
+
+    /// All its blocks, in order.
+    pub fn blocks(&self) -> impl Iterator<Item = (u16, u64)> + '_ {
+        self.frames
+            .iter()
+            .flatten()
+            .flat_map(|run| (0..u64::from(run.blocks)).map(|at| (run.layer, run.first_block + at)))
     }
 
     /// Whether it has no block.

@@ -4,9 +4,10 @@ use super::{PublishError, StoreWriter};
 use crate::format::{ChunkRef, Digest, MAX_PAGE_CHUNKS, ObjectKind, Page, PageRef};
 
 /// A page has this many chunks at least, but for the last.
-const LEAST_CHUNKS: usize = 256;
-/// From then on it ends after a chunk whose digest is 0 modulo this: 768 more on average.
-const MODULUS: u32 = 768;
+const LEAST_CHUNKS: usize = 1024;
+/// From then on it ends after a chunk whose digest is 0 modulo this: so many more on average. A page of 2048 has 82 kB; a system's
+/// layer then has one or two, which are one or two requests before anything can be looked up.
+const MODULUS: u32 = 1024;
 
 /// Writes the pages of an image and returns them with the number and bytes of those that are new.
 ///
@@ -79,12 +80,12 @@ mod tests {
 
     #[test]
     fn pages_hold_every_chunk_and_find_their_borders_again() {
-        let chunks: Vec<ChunkRef> = (0..20_000).map(chunk).collect();
+        let chunks: Vec<ChunkRef> = (0..40_000).map(chunk).collect();
         let pages: Vec<&[ChunkRef]> = split(&chunks).collect();
         assert_eq!(pages.concat(), chunks);
         assert!(pages.len() > 10, "{} pages", pages.len());
         let (last, others) = pages.split_last().unwrap();
-        assert!(others.iter().all(|p| (256..=4096).contains(&p.len())) && !last.is_empty());
+        assert!(others.iter().all(|p| (1024..=4096).contains(&p.len())) && !last.is_empty());
 
         // A chunk more near the start: two pages change at most.
         let mut longer = chunks.clone();

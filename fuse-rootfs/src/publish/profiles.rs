@@ -424,7 +424,12 @@ fn build_all(
     let mut bundles = Vec::new();
     for (name, profile) in &change.add {
         let mut plan = Plan::without(&meta);
-        add_trace(&mut plan, &profile.blocks(&mapped), &manifest.layers);
+        add_trace(
+            &mut plan,
+            &profile.blocks(&mapped),
+            &manifest.layers,
+            &|_, _| true,
+        );
         if plan.is_empty() {
             return Err(PublishError::EmptyProfile { name: name.clone() });
         }

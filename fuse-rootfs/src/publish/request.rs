@@ -437,16 +437,12 @@ fn make_bundles(
         None => bundles::build(name, kind, plan, &images, packing, request.threads),
     };
     let mut meta = Plan::default();
+    // What a boot reads of it first comes first.
+    let mut all = Plan::default();
     for (number, opened) in (0u16..).zip(opened) {
         if let Some(extents) = &opened.extents {
-            add_metadata(&mut meta, number, extents, opened.file.bytes());
+            add_metadata(&mut all, number, extents, opened.file.bytes());
         }
-    }
-    let mut bundles = Vec::new();
-    if !meta.is_empty() {
-        // The constant is a name.
-        let name = Name::new("meta").map_err(|_| PublishError::Panicked)?;
-        bundles.push(build(name, BundleKind::Meta, &meta, request.packing)?);
     }
     let mapped = match profiles.iter().any(|(_, profile)| profile.is_by_file()) {
         true => opened
@@ -455,10 +451,28 @@ fn make_bundles(
             .collect::<Result<_, _>>()?,
         false => Vec::new(),
     };
-    for (name, profile) in profiles {
+    let traces: Vec<Trace> = profiles
+        .iter()
+        .map(|(_, profile)| profile.blocks(&mapped))
+        .collect();
+    for trace in &traces {
+        add_trace(&mut meta, trace, layers, &|layer, block| {
+            all.has(layer, block)
+        });
+    }
+    for (layer, block) in all.blocks() {
+        meta.push(layer, block);
+    }
+    let mut bundles = Vec::new();
+    if !meta.is_empty() {
+        // The constant is a name.
+        let name = Name::new("meta").map_err(|_| PublishError::Panicked)?;
+        bundles.push(build(name, BundleKind::Meta, &meta, request.packing)?);
+    }
+    for ((name, profile), trace) in profiles.iter().zip(&traces) {
         // Every reader has the metadata already.
         let mut plan = Plan::without(&meta);
-        add_trace(&mut plan, &profile.blocks(&mapped), layers);
+        add_trace(&mut plan, trace, layers, &|_, _| true);
         // One that was given must fit; of one that comes from other images nothing may be left.
         match (plan.is_empty(), profile.is_by_file()) {
             (true, false) => return Err(PublishError::EmptyProfile { name: name.clone() }),
@@ -493,8 +507,13 @@ pub(super) fn add_metadata(plan: &mut Plan, layer: u16, extents: &[Extent], imag
     }
 }
 
-/// Adds the blocks of a trace that these layers have.
-pub(super) fn add_trace(plan: &mut Plan, trace: &Trace, layers: &[Layer]) {
+/// Adds the blocks of a trace that these layers have and that are `wanted`.
+pub(super) fn add_trace(
+    plan: &mut Plan,
+    trace: &Trace,
+    layers: &[Layer],
+    wanted: &dyn Fn(u16, u64) -> bool,
+) {
     // A trace comes from some machine: one that names the whole image in every line must not keep us for days.
     let mut visits = MAX_TRACED_BLOCKS;
     for run in &trace.runs {
@@ -510,7 +529,7 @@ pub(super) fn add_trace(plan: &mut Plan, trace: &Trace, layers: &[Layer]) {
             .min(layer.blocks());
         for block in run.first_block..end {
             visits = visits.saturating_sub(1);
-            if visits == 0 || !plan.push(number, block) {
+            if visits == 0 || (wanted(number, block) && !plan.push(number, block)) {
                 return;
             }
         }
