@@ -3,7 +3,8 @@
 //! A boot reads in neighbourhoods (libraries of a folder, modules of a driver), so without a profile a third fewer round trips
 //! are waited for if the next chunk comes along, and half if three do. But a neighbour that nobody reads delays what somebody
 //! does. So as much is fetched as the line carries within one round trip, which is the time the reader waits anyway: nothing
-//! on a slow or near line, a megabyte at most on a fast and far one. While a bundle is coming nothing is: that knows better.
+//! on a slow or near line, a megabyte at most on a fast and far one. While a bundle is coming nothing is: that knows better. What
+//! a boot misses of its profile lies here and there: the first few such misses bring nothing along.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,8 +16,10 @@ use super::image::{Image, Place};
 const MOST_BYTES: u64 = 1 << 20;
 /// Most neighbours of one miss.
 const MOST_CHUNKS: usize = 6;
-/// Below this a round trip is not worth it: the processor's and the disk's time counts as well.
-const LEAST_RTT_SECS: f64 = 0.002;
+/// What a request costs besides the round trip: waking threads here and there, the server's disk.
+const REQUEST_SECS: f64 = 0.002;
+/// So many misses behind a profile say that it no longer knows what is read.
+const STRAY_MISSES: u64 = 8;
 /// A round trip from which on one neighbour always comes along: 48 KB take as long at 10 Mbit/s.
 const FAR_RTT_SECS: f64 = 0.04;
 /// Neighbours in the order in which they come along: after three that follow, one that precedes.
@@ -26,6 +29,8 @@ const FOLLOWING_PER_PRECEDING: usize = 3;
 #[derive(Debug, Default)]
 pub struct Ahead {
     under_way: Arc<AtomicU64>,
+    /// Misses behind a profile.
+    strays: AtomicU64,
     /// Chunks so far, for the status.
     pub chunks: AtomicU64,
 }
@@ -41,10 +46,7 @@ impl Drop for Load {
 
 /// How many bytes may be on their way, and whether the first neighbour comes along whatever its length.
 fn budget(rtt_secs: f64, bytes_per_sec: Option<f64>) -> (u64, bool) {
-    if rtt_secs < LEAST_RTT_SECS {
-        return (0, false);
-    }
-    let carried = bytes_per_sec.unwrap_or(0.0) * rtt_secs;
+    let carried = bytes_per_sec.unwrap_or(0.0) * (rtt_secs + REQUEST_SECS);
     ((carried as u64).min(MOST_BYTES), rtt_secs >= FAR_RTT_SECS)
 }
 
@@ -52,6 +54,9 @@ impl Ahead {
     /// A reader waits for the chunks from `first` to `last` of `layer`, which have been asked for.
     pub fn missed(&self, image: &Image, layer: usize, first: &Place, last: &Place) {
         if !image.play.ended() {
+            return;
+        }
+        if image.play.has_profile() && self.strays.fetch_add(1, Ordering::Relaxed) < STRAY_MISSES {
             return;
         }
         let (rtt_secs, bytes_per_sec) = image.fetcher.mirrors.line();
@@ -96,10 +101,12 @@ mod tests {
     #[test]
     fn as_much_as_the_line_carries_in_a_round_trip() {
         for (rtt_ms, mbit, expected) in [
-            (0.5, 1000.0, (0, false)),
-            (5.0, 100.0, (62_500, false)),
-            (50.0, 10.0, (62_500, true)),
-            (50.0, 100.0, (625_000, true)),
+            (0.5, 10.0, (3_125, false)),
+            (1.0, 100.0, (37_500, false)),
+            (0.5, 1000.0, (312_500, false)),
+            (5.0, 100.0, (87_500, false)),
+            (50.0, 10.0, (65_000, true)),
+            (50.0, 100.0, (650_000, true)),
             (200.0, 1000.0, (MOST_BYTES, true)),
         ] {
             assert_eq!(

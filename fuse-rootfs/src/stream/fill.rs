@@ -14,6 +14,12 @@ use crate::format::BLOCK_BYTES;
 
 /// No reader has missed anything for so long: nobody reads.
 const IDLE: Duration = Duration::from_secs(2);
+/// A layer of which a profile brought so many blocks (1 MiB) will be read more.
+const READ_BLOCKS: u64 = 256;
+/// … if so much of it (16 MiB) is not there yet.
+const UNREAD_BLOCKS: u64 = 4096;
+/// Pages that are asked for together.
+const PAGES_AT_ONCE: usize = 8;
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
 /// What the fill is doing, for the status.
@@ -42,13 +48,19 @@ pub fn start(image: &Arc<Image>, fill: Fill, state: &Arc<FillState>) {
         .name("fill".into())
         .stack_size(256 * 1024)
         .spawn(move || {
+            let profiled = weak.upgrade().is_some_and(|image| image.play.has_profile());
+            if !profiled {
+                load_pages(&weak, 0); // everything will have to be looked up
+            }
             while weak
                 .upgrade()
                 .is_some_and(|image| !image.play.ended() && !image.fetcher.stopping())
             {
-                std::thread::sleep(Duration::from_millis(200));
+                std::thread::sleep(Duration::from_millis(100));
             }
-            load_pages(&weak);
+            if profiled {
+                load_pages(&weak, READ_BLOCKS);
+            }
             if fill != Fill::Off {
                 run(&weak, fill, &state);
             }
@@ -60,20 +72,33 @@ pub fn start(image: &Arc<Image>, fill: Fill, state: &Arc<FillState>) {
     }
 }
 
-/// The pages of the stacked layers: a later miss then costs one round trip, not two.
-fn load_pages(image: &Weak<Image>) {
+/// The pages of the stacked layers, of those only of which `least` blocks are there and not all: a later miss then costs one round trip, not two.
+fn load_pages(image: &Weak<Image>, least: u64) {
     let Some(image) = image.upgrade() else { return };
-    for (at, layer) in image
-        .manifest
-        .layers
-        .iter()
-        .enumerate()
-        .filter(|(_, layer)| layer.stacked)
-    {
-        for page in 0..layer.pages.len().min(64) {
-            if image.fetcher.stopping() || image.page(at, page, Class::Prefetch).is_err() {
-                return; // a reader that needs it will say why
+    let layers = image.manifest.layers.iter().enumerate();
+    let pages: Vec<(usize, usize)> = layers
+        .filter(|&(at, layer)| {
+            let there = image.cache.count(at);
+            let enough = least == 0 || (there >= least && layer.blocks() - there >= UNREAD_BLOCKS);
+            layer.stacked && enough
+        })
+        .flat_map(|(at, layer)| (0..layer.pages.len().min(64)).map(move |page| (at, page)))
+        .collect();
+    for some in pages.chunks(PAGES_AT_ONCE) {
+        std::thread::scope(|scope| {
+            for &(layer, page) in some {
+                let image = &image;
+                let load = move || {
+                    let _ = image.page(layer, page, Class::Prefetch); // a reader that needs it will say why it cannot
+                };
+                let _ = std::thread::Builder::new()
+                    .name("page".into())
+                    .stack_size(256 * 1024)
+                    .spawn_scoped(scope, load);
             }
+        });
+        if image.fetcher.stopping() {
+            return;
         }
     }
 }

@@ -224,6 +224,7 @@ impl Image {
         }
         self.counters.misses.fetch_add(1, Ordering::Relaxed);
         let mut coming = Vec::new();
+        let mut held = None;
         let mut at = bytes.start;
         while at < bytes.end {
             let place = self.locate(layer, at, Class::Demand)?;
@@ -239,14 +240,28 @@ impl Image {
                 slot.copy_from_slice(&chunk[from..from + slot.len()]);
                 continue;
             }
-            match self.fetch_chunk(layer, &place, &part, Class::Demand) {
-                Some(flight) => coming.push((part, place, flight)),
-                // It came a moment ago: look again.
+            if at < bytes.end {
+                match self.fetch_chunk(layer, &place, &part, Class::Demand) {
+                    Some(flight) => coming.push((part, place, flight)),
+                    // It came a moment ago: look again.
+                    None => at = part.start,
+                }
+                continue;
+            }
+            // The last one this thread fetches itself, when all others are under way.
+            match self.hold_chunk(layer, &place, &part) {
+                Some((flight, own)) => {
+                    held = own.then(|| flight.clone());
+                    coming.push((part, place, flight));
+                }
                 None => at = part.start,
             }
         }
         if let (Some((_, first, _)), Some((_, last, _))) = (coming.first(), coming.last()) {
             self.ahead.missed(self, layer, first, last);
+        }
+        if let Some(flight) = held {
+            self.fetcher.run(&flight);
         }
         for (part, place, flight) in coming {
             let chunk = flight.wait()?;
@@ -394,6 +409,26 @@ impl Image {
         class: Class,
         held: T,
     ) -> Option<Arc<Flight>> {
+        let (want, sink) = self.want_chunk(layer, place, held);
+        let blocks = bytes.start / BLOCK..bytes.end.div_ceil(BLOCK);
+        let there = || self.cache.has(layer, blocks);
+        self.fetcher.fetch_unless(there, want, class, sink)
+    }
+
+    /// The same for a reader that waits; whether it has to [run](Fetcher::run) the flight itself.
+    fn hold_chunk(
+        &self,
+        layer: usize,
+        place: &Place,
+        bytes: &Range<u64>,
+    ) -> Option<(Arc<Flight>, bool)> {
+        let (want, sink) = self.want_chunk(layer, place, ());
+        let blocks = bytes.start / BLOCK..bytes.end.div_ceil(BLOCK);
+        let there = || self.cache.has(layer, blocks);
+        self.fetcher.fetch_held(there, want, sink)
+    }
+
+    fn want_chunk<T: Send + 'static>(&self, layer: usize, place: &Place, held: T) -> (Want, Sink) {
         let (cache, start, chunk) = (self.cache.clone(), place.start, place.chunk);
         let sink: Sink = Box::new(move |bytes| {
             cache.store(layer, start, bytes);
@@ -407,9 +442,7 @@ impl Image {
                 unpacker.chunk(&object, &chunk, &mut out).map(|()| out)
             }),
         };
-        let blocks = bytes.start / BLOCK..bytes.end.div_ceil(BLOCK);
-        let there = || self.cache.has(layer, blocks);
-        self.fetcher.fetch_unless(there, want, class, sink)
+        (want, sink)
     }
 }
 

@@ -11,6 +11,9 @@ use crate::format::Unpacker;
 use crate::stream::error::{Blame, FetchError, StreamError};
 use crate::stream::source::{Ask, Progress, Timing, read_object};
 
+/// How much longer than the hedge a reader stays with an attempt of its own.
+const LET_GO_AFTER: Duration = Duration::from_millis(100);
+
 /// An attempt that was begun.
 struct Begun {
     number: u32,
@@ -22,8 +25,9 @@ struct Begun {
 }
 
 impl Fetcher {
-    /// One attempt at a flight, from choosing a mirror to what follows from its end.
-    pub(super) fn attempt(&self, flight: &Arc<Flight>, unpacker: &mut Unpacker) {
+    /// One attempt at a flight, from choosing a mirror to what follows from its end. A reader that runs it itself (`own`) lets
+    /// go of it when it is late: by then a second attempt runs, and the reader is to have what comes first.
+    pub(super) fn attempt(&self, flight: &Arc<Flight>, unpacker: &mut Unpacker, own: bool) {
         let Some(begun) = self.begin_attempt(flight) else {
             return;
         };
@@ -34,7 +38,10 @@ impl Fetcher {
             mut have,
             hedge,
         } = begun;
-        let patience = self.mirrors.begin(mirror);
+        let mut patience = self.mirrors.begin(mirror);
+        if own {
+            patience = patience.min(self.policy.hedge_after + LET_GO_AFTER);
+        }
         let ask = Ask {
             path: &flight.path,
             from: have.len() as u64,
@@ -57,6 +64,10 @@ impl Fetcher {
         }
         match read {
             Ok(timing) => self.arrived(flight, number, mirror, have, &timing, unpacker),
+            Err(FetchError::Stalled(silent)) if own && silent < self.policy.stall => {
+                self.mirrors.late(mirror, silent);
+                self.broke_off(flight, number, mirror, have, &FetchError::Cancelled);
+            }
             Err(error) => self.broke_off(flight, number, mirror, have, &error),
         }
     }

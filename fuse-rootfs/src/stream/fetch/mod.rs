@@ -18,9 +18,12 @@ use super::error::StreamError;
 use super::mirrors::Mirrors;
 use super::policy::Policy;
 use crate::boot::log;
+use crate::format::Unpacker;
 use threads::{Job, Queue, Timer, timer, worker};
 
 const WORKER_STACK_BYTES: usize = 512 * 1024;
+/// Answers that begin sooner are waited for by the reader itself.
+const NEAR_SECS: f64 = 0.012;
 
 /// Counters of all flights.
 #[derive(Debug, Default)]
@@ -51,6 +54,10 @@ pub struct Fetcher {
     work: Condvar,
     tick: Condvar,
     hedging: AtomicUsize,
+    /// The timer sleeps until somebody wakes it.
+    dozing: AtomicBool,
+    /// For readers that run attempts themselves.
+    unpackers: Mutex<Vec<Unpacker>>,
     stopping: AtomicBool,
     /// Numbers for the status.
     pub totals: Totals,
@@ -81,6 +88,8 @@ impl Fetcher {
             work: Condvar::new(),
             tick: Condvar::new(),
             hedging: AtomicUsize::new(0),
+            dozing: AtomicBool::new(false),
+            unpackers: Mutex::default(),
             stopping: AtomicBool::new(false),
             totals: Totals::default(),
             myself: myself.clone(),
@@ -159,6 +168,42 @@ impl Fetcher {
         Some(self.begin(flights, want, class, sink))
     }
 
+    /// The same for a reader that will wait for it: whether the flight is the reader's own, to be [run](Self::run) by it.
+    pub fn fetch_held(
+        &self,
+        there: impl FnOnce() -> bool,
+        want: Want,
+        sink: Sink,
+    ) -> Option<(Arc<Flight>, bool)> {
+        let flights = lock(&self.flights);
+        let mut sink = Some(sink);
+        if let Some(flight) = self.join(&flights, &want, Class::Demand, &mut sink) {
+            return Some((flight, false));
+        }
+        if there() {
+            return None;
+        }
+        let flight = self.enter(flights, want, Class::Demand, sink);
+        Some((flight, true))
+    }
+
+    /// Runs the first attempt at a held flight: in the reader's thread when the answer is near, since handing it over costs more
+    /// than it takes; else by the workers, who can be left alone with a late one.
+    pub fn run(&self, flight: &Arc<Flight>) {
+        if self.stopping() {
+            self.end(flight, Err(Arc::new(StreamError::Stopping)));
+            return;
+        }
+        if self.mirrors.estimate().0 > NEAR_SECS {
+            self.enqueue(flight, Class::Demand);
+            return;
+        }
+        self.watch();
+        let mut unpacker = lock(&self.unpackers).pop().unwrap_or_default();
+        self.attempt(flight, &mut unpacker, true);
+        lock(&self.unpackers).push(unpacker);
+    }
+
     /// Joins the flight of an object, if there is one that has not ended; takes the sink only then.
     fn join(
         &self,
@@ -185,6 +230,23 @@ impl Fetcher {
 
     fn begin(
         &self,
+        flights: MutexGuard<'_, HashMap<Key, Arc<Flight>>>,
+        want: Want,
+        class: Class,
+        sink: Option<Sink>,
+    ) -> Arc<Flight> {
+        let flight = self.enter(flights, want, class, sink);
+        if self.stopping() {
+            self.end(&flight, Err(Arc::new(StreamError::Stopping)));
+        } else {
+            self.enqueue(&flight, class);
+        }
+        flight
+    }
+
+    /// Puts a new flight into the table.
+    fn enter(
+        &self,
         mut flights: MutexGuard<'_, HashMap<Key, Arc<Flight>>>,
         want: Want,
         class: Class,
@@ -199,11 +261,6 @@ impl Fetcher {
             Class::Fill => &self.totals.fills,
         };
         counter.fetch_add(1, Ordering::Relaxed);
-        if self.stopping() {
-            self.end(&flight, Err(Arc::new(StreamError::Stopping)));
-        } else {
-            self.enqueue(&flight, class);
-        }
         flight
     }
 
@@ -217,7 +274,20 @@ impl Fetcher {
         }
         drop(queue);
         self.work.notify_one();
-        self.tick.notify_one();
+        self.wake_timer();
+    }
+
+    /// Something has begun that the timer should look after.
+    fn watch(&self) {
+        lock(&self.queue).number += 1;
+        self.wake_timer();
+    }
+
+    /// The timer looks often while somebody waits; only when it sleeps long must it be told.
+    fn wake_timer(&self) {
+        if self.dozing.swap(false, Ordering::SeqCst) {
+            self.tick.notify_one();
+        }
     }
 
     fn spawn_worker(&self, queue: &mut Queue) {

@@ -1,6 +1,7 @@
 //! The threads that run attempts, the one that watches the clock, and the queue between them.
 
 use std::collections::BinaryHeap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -83,7 +84,7 @@ pub(super) fn worker(fetcher: &Weak<Fetcher>) {
         };
         queue.running[class as usize] += 1;
         drop(queue);
-        me.attempt(&flight, &mut unpacker);
+        me.attempt(&flight, &mut unpacker, false);
         let mut queue = lock(&me.queue);
         queue.running[class as usize] -= 1;
         let more = !queue.jobs.is_empty();
@@ -100,8 +101,10 @@ pub(super) fn timer(fetcher: &Weak<Fetcher>) {
         if me.stopping() {
             return;
         }
+        let before = lock(&me.queue).number;
         let anybody = me.look_after();
         let mut queue = lock(&me.queue);
+        let anybody = anybody || queue.number != before;
         let now = Instant::now();
         let mut due = Vec::new();
         while queue.timers.peek().is_some_and(|timer| timer.0 <= now) {
@@ -117,6 +120,7 @@ pub(super) fn timer(fetcher: &Weak<Fetcher>) {
             let pause = next
                 .map_or(longest, |next| next.min(longest))
                 .max(Duration::from_millis(1));
+            me.dozing.store(!anybody, Ordering::SeqCst);
             drop(me.tick.wait_timeout(queue, pause));
         } else {
             drop(queue);

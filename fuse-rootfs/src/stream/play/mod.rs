@@ -4,6 +4,7 @@
 //! A reader that misses a block asks here first: if a bundle will bring it sooner than fetching its chunk would take, it waits.
 
 mod player;
+mod split;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::image::Image;
 use crate::boot::log;
-use crate::format::{BundleHeader, BundleRef};
+use crate::format::{BundleHeader, BundleKind, BundleRef};
 use player::Player;
 
 /// Before anything was measured.
@@ -118,6 +119,14 @@ impl Play {
         self.tracks()
             .iter()
             .all(|track| track.state() != TrackState::Coming)
+    }
+
+    /// Whether a profile is coming or has come: it knows what will be read.
+    #[must_use]
+    pub fn has_profile(&self) -> bool {
+        self.tracks().iter().any(|track| {
+            track.bundle.kind == BundleKind::Profile && track.state() != TrackState::Failed
+        })
     }
 
     /// What is known of each.

@@ -2,9 +2,11 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::split::Parts;
 use super::{Track, TrackState};
 use crate::boot::log;
 use crate::format::{BLOCK_BYTES, BundleHeader, BundleKind, ObjectKind, Unpacker};
@@ -29,7 +31,7 @@ enum End {
 
 /// Plays `track`.
 pub(super) struct Player<'a> {
-    image: &'a Image,
+    image: &'a Arc<Image>,
     track: &'a Track,
     unpacker: Unpacker,
     /// Stored bytes of the frame (or the header) that is coming, and the mirrors they are from.
@@ -39,10 +41,12 @@ pub(super) struct Player<'a> {
     decoded: Vec<u8>,
     refused: u32,
     rounds: u32,
+    /// The bundle may be asked for in several parts: nothing has come yet, and nothing has gone wrong.
+    fresh: bool,
 }
 
 impl<'a> Player<'a> {
-    pub(super) fn new(image: &'a Image, track: &'a Track) -> Self {
+    pub(super) fn new(image: &'a Arc<Image>, track: &'a Track) -> Self {
         Self {
             image,
             track,
@@ -53,6 +57,7 @@ impl<'a> Player<'a> {
             decoded: Vec::new(),
             refused: 0,
             rounds: 0,
+            fresh: true,
         }
     }
 
@@ -166,6 +171,16 @@ impl<'a> Player<'a> {
             let mirror = self.mirror()?;
             let patience = self.image.fetcher.mirrors.begin(mirror);
             let from = from + self.part.len() as u64;
+            let whole = from == 0 && to == self.track.bundle.bytes;
+            let parts = if std::mem::take(&mut self.fresh) && whole {
+                Parts::ask(self.image, mirror, &self.track.bundle, patience)
+            } else {
+                None
+            };
+            let (parts, to) = match parts {
+                Some((parts, end)) => (Some(parts), end),
+                None => (None, to),
+            };
             let ask = Ask {
                 path: &ObjectKind::Bundle.path(&self.track.bundle.header_sha256),
                 from,
@@ -176,7 +191,15 @@ impl<'a> Player<'a> {
             let began = Instant::now();
             let mut came = 0;
             let mut first_byte = Duration::ZERO;
-            let end = self.stream(&ask, mirror, &mut next, until, &mut came, &mut first_byte);
+            let end = self.stream(
+                &ask,
+                parts,
+                mirror,
+                &mut next,
+                until,
+                &mut came,
+                &mut first_byte,
+            );
             self.image.fetcher.mirrors.came(mirror, came);
             match end {
                 End::Done => {
@@ -239,6 +262,7 @@ impl<'a> Player<'a> {
     fn stream(
         &mut self,
         ask: &Ask<'_>,
+        mut parts: Option<Parts>,
         mirror: usize,
         next: &mut usize,
         until: usize,
@@ -252,6 +276,9 @@ impl<'a> Player<'a> {
             Err(error) => return End::Failed(error),
         };
         *first_byte = began.elapsed();
+        if body.is_whole() {
+            parts = None; // it goes on to the end by itself
+        }
         let mut at = ask.from;
         let mut window = (Instant::now(), 0);
         let mut buffer = vec![0; READ_BYTES];
@@ -291,6 +318,11 @@ impl<'a> Player<'a> {
             }
             let room = missing.min(READ_BYTES);
             match body.read_from(at, &mut buffer[..room]) {
+                Ok(0) if parts.is_some() => match parts.as_mut().and_then(|parts| parts.next(at)) {
+                    Some(Ok(next)) => body = next,
+                    Some(Err(error)) => return End::Failed(error),
+                    None => parts = None,
+                },
                 Ok(0) => {
                     return End::Failed(FetchError::Short {
                         expected: ask.to.unwrap_or(0),

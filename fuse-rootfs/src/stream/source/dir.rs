@@ -45,6 +45,7 @@ impl Dir {
         Ok(Body {
             reader: Box::new(file.take(left)),
             at: ask.from,
+            whole: false,
             patience: ask.patience,
         })
     }

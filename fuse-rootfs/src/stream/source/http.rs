@@ -15,6 +15,7 @@ use super::super::error::FetchError;
 use super::super::policy::Policy;
 use super::dns::Dns;
 use super::proxy::PlainProxyConnector;
+use super::spare::SpareConnector;
 use super::{Ask, Body};
 
 /// How long a redirected base is used before the original one is asked again.
@@ -72,6 +73,7 @@ impl Web {
         let connector =
             ().chain(PlainProxyConnector::new(proxy.clone(), settings(None)))
                 .chain(ConnectProxyConnector::default())
+                .chain(SpareConnector::default())
                 .chain(TcpConnector::default())
                 .chain(RustlsConnector::default());
         let agent = Agent::with_parts(settings(proxy), connector, Dns::from_system());
@@ -275,6 +277,7 @@ impl Http {
         Ok(Body {
             reader: Box::new(reader),
             at,
+            whole: status == 200,
             patience,
         })
     }

@@ -5,6 +5,7 @@ pub mod dir;
 pub mod dns;
 pub mod http;
 pub mod proxy;
+pub mod spare;
 
 use std::io::Read;
 use std::sync::Arc;
@@ -37,6 +38,8 @@ pub struct Body {
     reader: Box<dyn Read + Send>,
     /// Where in the object the next byte of `reader` lies.
     at: u64,
+    /// Whether it is the whole object, whatever range was asked for.
+    whole: bool,
     patience: Duration,
 }
 
@@ -118,6 +121,18 @@ impl Source {
 }
 
 impl Body {
+    /// Where in the object the next byte lies.
+    #[must_use]
+    pub const fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// Whether it is the whole object, whatever range was asked for: the server knows no ranges.
+    #[must_use]
+    pub const fn is_whole(&self) -> bool {
+        self.whole
+    }
+
     /// The next bytes, at most `buf`; 0 at the end. Skips what lies before `from`, for servers that know no ranges.
     ///
     /// # Errors
