@@ -154,6 +154,7 @@ pub fn make_loaders(
 }
 
 /// GRUB's kernel with the modules `listed.core` and the commands `early`, for `platform`: a folder of modules and a format.
+/// Comments are left out: the parser in the kernel takes an apostrophe in one for the begin of a string.
 ///
 /// # Errors
 /// If GRUB's tools fail.
@@ -166,7 +167,7 @@ pub fn core_image(
 ) -> Result<Vec<u8>, BuildError> {
     let scratch = cx.cache.scratch("grub", cx.sandbox)?;
     let config = scratch.path().join("early.cfg");
-    fs::write(&config, early).map_err(BuildError::io("write", &config))?;
+    fs::write(&config, commands_of(early)).map_err(BuildError::io("write", &config))?;
     let out = scratch.path().join(format);
     tools
         .run("grub-mkimage")?
@@ -179,6 +180,13 @@ pub fn core_image(
         .args(&listed.core)
         .output()?;
     read(&out)
+}
+
+fn commands_of(early: &str) -> String {
+    early
+        .split_inclusive('\n')
+        .filter(|line| !line.starts_with('#'))
+        .collect()
 }
 
 /// Reads a file of the tools tree.
@@ -318,4 +326,19 @@ pub fn render(template: &str, variables: &BTreeMap<String, String>) -> Result<St
     }
     out.push_str(rest);
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comments_do_not_reach_the_parser_in_the_kernel() {
+        let variables = BTreeMap::from([("build_id".to_owned(), "00".to_owned())]);
+        for name in ["net-early.cfg.template", "mini-early.cfg.template"] {
+            let commands = commands_of(&render(name, &variables).unwrap());
+            assert!(commands.starts_with("search.file /gasthaus/00/layers root\n"));
+            assert!(!commands.contains(['#', '\'', '"']), "{name}: {commands}");
+        }
+    }
 }

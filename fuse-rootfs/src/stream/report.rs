@@ -71,15 +71,19 @@ pub fn read(name: &str, dir: Option<&str>) -> Result<String, String> {
         .map_err(|error| format!("cannot read `{}`: {error}", path.display()))
 }
 
+/// `12` or `12.345`, as `status.json` has them. The standard library's reader of every float there is has 16 kB.
+fn decimal(text: &str) -> Option<f64> {
+    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = i32::try_from(part.len()).ok()?;
+    let part: u64 = part.parse().ok()?;
+    Some(whole.parse::<u64>().ok()? as f64 + part as f64 / 10f64.powi(digits))
+}
+
 /// The numbers of `status.json` that people want first, one line each.
 #[must_use]
 pub fn summary(json: &str) -> String {
     let text = |key: &str| field(json, key).unwrap_or("?").trim_matches('"').to_owned();
-    let number = |key: &str| {
-        field(json, key)
-            .and_then(|value| value.parse::<f64>().ok())
-            .unwrap_or(0.0)
-    };
+    let number = |key: &str| field(json, key).and_then(decimal).unwrap_or(0.0);
     let mut out = format!(
         "{} {} from {}, for {:.0} s\n",
         text("system"),
@@ -108,11 +112,7 @@ pub fn summary(json: &str) -> String {
         of("longest_stall_seconds")
     );
     if let Some((_, ready)) = json.split_once("\"ready\":{") {
-        let of = |key: &str| {
-            field(ready, key)
-                .and_then(|value| value.parse::<f64>().ok())
-                .unwrap_or(0.0)
-        };
+        let of = |key: &str| field(ready, key).and_then(decimal).unwrap_or(0.0);
         out += &format!(
             "boot      ready after {:.1} s: {:.1} MB in {} requests, {} of {} reads missed, {:.1} s waited\n",
             of("uptime_ms") / 1e3,
