@@ -91,9 +91,12 @@ fn bios_cd_streams_keeps_its_link_and_switches_off_quickly() {
     let requests = server.requests();
     login(&mut vm);
     assert_profile_used(name, &mut vm, requests, MOST_XEN_BYTES);
+    // The boot report: on the console and in the journal.
+    let end = vm.wait_for("gasthaus: streamed ", 0, COMMAND_LIMIT);
+    assert_eq!(end, BootEnd::MarkSeen, "{name}: no boot report");
     let report = done(
         &mut vm,
-        "journalctl -b --no-pager -o cat -g '^gasthaus: streamed '",
+        "sudo journalctl -b --no-pager -o cat -u gasthaus-guests | grep '^gasthaus: streamed '",
     );
     assert!(report.contains(" requests; of "), "{report}");
     let note = done(&mut vm, "cat /run/gasthaus/boot.json");
