@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Called by ci/bench: bench-stream.sh [full | OPTION…]: a recorded boot, replayed over slow lines by our client and by what people
+# Called by ci/bench: bench-stream.sh [grid | full | OPTION…]: a recorded boot, replayed over slow lines by our client and by what people
 # do today (stream-bench says how). As root, for mounts. BENCH_DIR keeps what is made (2 GB). Prints tables in Markdown.
 #
-# Without arguments: to the log-in prompt, the lines of `usual` below, some ten minutes. `full`: every line and scheme, two hours,
+# Without arguments: to the log-in prompt, the lines of `usual` below, some ten minutes. `grid`: ours and 2005's on every line, a
+# quarter of an hour. `full`: every line and scheme, two hours,
 # for most of which slow schemes wait on slow lines. Anything else goes to `stream-bench run`, e.g. --rtt 50 --mbit 10,100
 # --scheme ours,fixed --until ready.
 set -euo pipefail
@@ -86,6 +87,7 @@ usual() {
 }
 case ${1:-} in
   "") usual ;;
+  grid) run --rtt 1,20,50,100,200 --mbit 10,100,1000 --scheme ours,ours-cold,fixed ;;
   full) run --rtt 1,20,50,100,200 --mbit 10,100,1000 ;;
   *) run "$@" ;;
 esac

@@ -43,6 +43,8 @@ pub(super) struct Player<'a> {
     rounds: u32,
     /// The bundle may be asked for in several parts: nothing has come yet, and nothing has gone wrong.
     fresh: bool,
+    /// The parts behind the one that is asked for next.
+    parts: Option<Parts>,
 }
 
 impl<'a> Player<'a> {
@@ -58,6 +60,7 @@ impl<'a> Player<'a> {
             refused: 0,
             rounds: 0,
             fresh: true,
+            parts: None,
         }
     }
 
@@ -181,6 +184,7 @@ impl<'a> Player<'a> {
                 Some((parts, end)) => (Some(parts), end),
                 None => (None, to),
             };
+            self.parts = parts;
             let ask = Ask {
                 path: &ObjectKind::Bundle.path(&self.track.bundle.header_sha256),
                 from,
@@ -191,15 +195,7 @@ impl<'a> Player<'a> {
             let began = Instant::now();
             let mut came = 0;
             let mut first_byte = Duration::ZERO;
-            let end = self.stream(
-                &ask,
-                parts,
-                mirror,
-                &mut next,
-                until,
-                &mut came,
-                &mut first_byte,
-            );
+            let end = self.stream(&ask, mirror, &mut next, until, &mut came, &mut first_byte);
             self.image.fetcher.mirrors.came(mirror, came);
             match end {
                 End::Done => {
@@ -262,7 +258,6 @@ impl<'a> Player<'a> {
     fn stream(
         &mut self,
         ask: &Ask<'_>,
-        mut parts: Option<Parts>,
         mirror: usize,
         next: &mut usize,
         until: usize,
@@ -276,6 +271,7 @@ impl<'a> Player<'a> {
             Err(error) => return End::Failed(error),
         };
         *first_byte = began.elapsed();
+        let mut parts = self.parts.take();
         if body.is_whole() {
             parts = None; // it goes on to the end by itself
         }
