@@ -20,6 +20,9 @@ const SELF: &str = "/init";
 /// First and longest wait for a DHCP answer.
 const PATIENCE_FIRST: Duration = Duration::from_millis(500);
 const PATIENCE_MAX: Duration = Duration::from_secs(16);
+/// The longest wait while the house itself is still booting: its DHCP server may come at any moment.
+const PATIENCE_EARLY: Duration = Duration::from_secs(2);
+const EARLY: Duration = Duration::from_secs(120);
 /// How often a missing network card is looked for, and how often it is told.
 const CARD_POLL: Duration = Duration::from_millis(100);
 const CARD_TELL: Duration = Duration::from_secs(30);
@@ -180,7 +183,8 @@ fn on_card(name: &str, card: &Link, told: &mut bool) -> Result<(), DhcpError> {
         match client.obtain(&wire, patience) {
             Ok(lease) => break lease,
             Err(DhcpError::Silence { waited }) => {
-                patience = (patience * 2).min(PATIENCE_MAX);
+                let early = facts::uptime() < EARLY;
+                patience = (patience * 2).min(if early { PATIENCE_EARLY } else { PATIENCE_MAX });
                 if waited >= PATIENCE_MAX / 4 {
                     println!(
                         "{name}: {}: no DHCP server answers; asking again",

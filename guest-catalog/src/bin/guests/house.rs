@@ -110,6 +110,17 @@ impl House {
         lines.any(|line| line.starts_with("model name") && line.contains("QEMU TCG"))
     }
 
+    /// How many processors dom0 works on now; 0 where nobody says.
+    pub fn processors(&self) -> usize {
+        let online = self.read("sys/devices/system/cpu/online");
+        let range = |part: &str| {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last) = (first.parse::<usize>().ok()?, last.parse::<usize>().ok()?);
+            Some(last.checked_sub(first)?.saturating_add(1))
+        };
+        online.split(',').filter_map(range).sum()
+    }
+
     /// Whether there is a bridge of this name.
     pub fn has_bridge(&self, name: &str) -> bool {
         self.root

@@ -6,6 +6,7 @@ mod commands;
 mod consoles;
 mod disks;
 mod error;
+mod head_start;
 mod health;
 mod house;
 mod loopdev;
@@ -64,6 +65,9 @@ enum Command {
     },
     /// Stop all guests
     Down,
+    /// Wait until the guests of `up` are built, if the rest of dom0's boot had better wait (a unit calls this)
+    #[command(hide = true)]
+    HeadStart,
 }
 
 fn main() -> ExitCode {
@@ -98,6 +102,10 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Console { name } => commands::console(&house, &name),
         Command::Config { name, mode } => commands::config(&house, &name, mode.as_deref()),
         Command::Down => commands::down(&house),
+        Command::HeadStart => {
+            head_start::wait(&house);
+            Ok(())
+        }
     }
 }
 

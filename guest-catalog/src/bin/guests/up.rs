@@ -4,6 +4,7 @@
 //! The ready line comes in every case: at the latest when the deadline is over, with the numbers as they are.
 use crate::consoles::say;
 use crate::error::Failure;
+use crate::head_start;
 use crate::house::{House, Hypervisor};
 use crate::start::Starter;
 use crate::watch;
@@ -52,7 +53,9 @@ pub fn run(house: &House) -> Result<(), Failure> {
     let starter = Starter::new(house, &tools).at_start(house.has_served_guests(), free_mib);
     thread::scope(|scope| {
         let (tell, told) = mpsc::channel();
-        scope.spawn(|| start_all(&starter, &guests, tell));
+        scope.spawn(|| {
+            start_all(&starter, &guests, tell, || head_start::end(house));
+        });
         let up = collect(house, &guests, &told, limit);
         announce(house, hypervisor, up, guests.len());
         watch::for_ever(house, &starter, &catalogue)
@@ -80,8 +83,14 @@ fn give_up(
 /// What a start came to.
 type Outcome = (usize, Result<Mode, Failure>);
 
-/// Starts guests of one order together, the next order when the domains of the last are built.
-fn start_all(starter: &Starter<'_>, guests: &[&Entry], tell: Sender<Outcome>) {
+/// Starts guests of one order together, the next order when the domains of the last are built. `built_all` is called when
+/// there is no more to build.
+fn start_all(
+    starter: &Starter<'_>,
+    guests: &[&Entry],
+    tell: Sender<Outcome>,
+    built_all: impl FnOnce(),
+) {
     thread::scope(|scope| {
         let mut first = 0;
         for group in guests.chunk_by(|a, b| a.guest.order == b.guest.order) {
@@ -103,6 +112,7 @@ fn start_all(starter: &Starter<'_>, guests: &[&Entry], tell: Sender<Outcome>) {
             }
             first += group.len();
         }
+        built_all();
     });
 }
 
@@ -175,6 +185,7 @@ fn wait_for_toolstack(tools: &dyn Toolstack) -> Result<u64, Failure> {
 /// The line that people and tests wait for, and the same for systemd. The house is open when somebody can log in: guests
 /// start long before that, and may be up first.
 fn announce(house: &House, hypervisor: Hypervisor, up: usize, all: usize) {
+    head_start::end(house);
     let started = Instant::now();
     while !house.has_login() && started.elapsed() < LOGIN_LIMIT {
         thread::sleep(LOGIN_PAUSE);
@@ -238,7 +249,7 @@ mod tests {
         let guests = autostarted(&catalogue);
         let (tell, told) = mpsc::channel();
         let up = thread::scope(|scope| {
-            scope.spawn(|| start_all(&starter, &guests, tell));
+            scope.spawn(|| start_all(&starter, &guests, tell, || {}));
             collect(&house, &guests, &told, Duration::from_secs(60))
         });
         assert_eq!(up, 3);
