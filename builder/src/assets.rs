@@ -80,7 +80,8 @@ mod tests {
                 "gasthaus-live has {} bytes, {MOST} are allowed",
                 bytes.len()
             ),
-            Err(missing) => assert!(cfg!(debug_assertions), "{missing}"),
+            Err(_) if cfg!(debug_assertions) => {}
+            Err(missing) => panic!("{missing}"),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Files into a guest's disk without mounting it: into a FAT file system that fills the disk.
 
 use std::fs::OpenOptions;
-use std::io::{self, Seek, Write};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use fatfs::{FileSystem, FsOptions};
@@ -64,7 +65,7 @@ pub(super) fn put(guest: &Guest, injection: &Injection, raw: &Path) -> Result<()
 fn write(disk: &mut std::fs::File, injection: &Injection) -> io::Result<()> {
     // The library reads from where the file stands.
     disk.rewind()?;
-    let system = FileSystem::new(disk, FsOptions::new())?;
+    let system = FileSystem::new(OneTotal { disk }, FsOptions::new())?;
     {
         let root = system.root_dir();
         let mut file = root.create_file(injection.path.trim_start_matches('/'))?;
@@ -75,11 +76,56 @@ fn write(disk: &mut std::fs::File, injection: &Injection) -> io::Result<()> {
     system.unmount()
 }
 
+/// A disk whose boot sector gives its number of sectors once.
+///
+/// Old floppies give it in both places, the 16-bit one and the 32-bit one, which every driver takes; `fatfs` 0.3 refuses
+/// them ("total_sectors_16 or total_sectors_32 should be non-zero"; Plan 9's floppy is one). It is shown the first only. Nothing on
+/// the disk changes by that: the library writes no boot sector.
+struct OneTotal<'a> {
+    disk: &'a mut std::fs::File,
+}
+
+/// Where BPB_TotSec16 and BPB_TotSec32 stand (Microsoft FAT specification 1.03, "Boot Sector and BPB").
+const TOTAL_16: u64 = 19;
+const TOTAL_32: std::ops::Range<u64> = 32..36;
+
+impl Read for OneTotal<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let at = self.disk.stream_position()?;
+        let read = self.disk.read(buf)?;
+        if at < TOTAL_32.end {
+            let mut total = [0; 2];
+            self.disk.read_exact_at(&mut total, TOTAL_16)?;
+            for (byte, offset) in buf[..read].iter_mut().zip(at..) {
+                if TOTAL_32.contains(&offset) && total != [0; 2] {
+                    *byte = 0;
+                }
+            }
+        }
+        Ok(read)
+    }
+}
+
+impl Write for OneTotal<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.disk.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.disk.flush()
+    }
+}
+
+impl Seek for OneTotal<'_> {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        self.disk.seek(to)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use fatfs::{FormatVolumeOptions, format_volume};
-    use std::io::Read;
 
     fn guest(path: &str, text: &str) -> Guest {
         let text = format!(
@@ -127,6 +173,15 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("there is no folder `/no`"), "{error}");
+
+        // The number of sectors in both places, as on old floppies: taken, and left as it is.
+        let mut bytes = std::fs::read(&raw).unwrap();
+        bytes[32..34].copy_from_slice(&[0x40, 0x0B]);
+        std::fs::write(&raw, &bytes).unwrap();
+        put_into(&raw, "/plan9.ini", "both\n").unwrap();
+        let after = std::fs::read(&raw).unwrap();
+        assert_eq!(after[..512], bytes[..512]);
+        assert!(after.windows(5).any(|window| window == b"both\n"));
 
         // Garbage and a cut file system are refused, not written to.
         let junk = dir.path().join("junk.img");
