@@ -19,7 +19,7 @@ use crate::error::BuildError;
 use crate::tool::Tools;
 
 /// Raise when the layout changes.
-const REVISION: &str = "mini-1";
+const REVISION: &str = "mini-2";
 /// What the table of modules calls this GRUB's only platform.
 const GRUB_PLATFORM: &str = "mini-i386-pc";
 

@@ -22,7 +22,7 @@ use crate::error::BuildError;
 use crate::tool::Tools;
 
 /// Raise when the layout changes.
-const REVISION: &str = "net-2";
+const REVISION: &str = "net-3";
 /// Linux' command line is cut at 2048 bytes (COMMAND_LINE_SIZE on x86); this much is left for all other words.
 const MAX_STREAM_WORDS: usize = 1400;
 /// What the table of modules calls this GRUB's platforms.
