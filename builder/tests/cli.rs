@@ -309,7 +309,7 @@ fn inspect_and_verify_tell_what_is_no_medium() {
         ran.stderr
     );
     assert!(ran.stderr.ends_with(
-        "hint: give an uncompressed `.iso` or disk image, or the device it was written to\n"
+        "hint: give an unpacked `.iso` or raw disk image, or the device it was written to\n"
     ));
     let ran = gasthaus(dir.path(), &["verify", "zeros"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""));

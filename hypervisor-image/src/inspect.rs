@@ -125,7 +125,7 @@ impl InspectError {
     pub fn hint(&self) -> Option<String> {
         match self {
             InspectError::NotAMedium { .. } => Some(
-                "give an `.iso` or a raw disk image, unpacked, or the device it was written to"
+                "give an unpacked `.iso` or raw disk image, or the device it was written to"
                     .to_owned(),
             ),
             InspectError::Read(_) => None,
