@@ -15,10 +15,12 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Shows `text` instead of what was there; the same text, or one too soon, is passed over.
+    /// Shows `text` instead of what was there. The same text is passed over, and one that differs in numbers only if it
+    /// comes too soon; anything else may be said once, so it is shown at once.
     pub fn show(&mut self, text: &str) {
         if let Some((when, last)) = &self.shown
-            && (last == text || when.elapsed() < PAUSE)
+            && (last == text
+                || when.elapsed() < PAUSE && without_numbers(last).eq(without_numbers(text)))
         {
             return;
         }
@@ -39,6 +41,11 @@ impl Progress {
     }
 }
 
+/// What a text says besides its numbers.
+fn without_numbers(text: &str) -> impl Iterator<Item = char> + '_ {
+    text.chars().filter(|c| !c.is_ascii_digit())
+}
+
 /// One line of the screen: a longer one could not be rewritten.
 fn cut(text: &str) -> String {
     if text.chars().count() <= COLUMNS {
@@ -51,6 +58,27 @@ fn cut(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_said_once_is_shown() {
+        let mut progress = Progress {
+            consoles: Some(Vec::new()),
+            shown: None,
+        };
+        let mut shown = |text: &str| {
+            progress.show(text);
+            progress
+                .shown
+                .as_ref()
+                .is_some_and(|(_, last)| last == text)
+        };
+        assert!(shown("network: no carrier (59 s left)"));
+        assert!(
+            !shown("network: no carrier (58 s left)"),
+            "a number, too soon"
+        );
+        assert!(shown("http://a: no connection: Connection refused"));
+    }
 
     #[test]
     fn lines_fit_the_screen() {
