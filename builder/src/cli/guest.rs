@@ -8,7 +8,7 @@ use clap::{ArgAction, Subcommand};
 use guest_catalog::{BootFrom, Catalogue, Entry, Guest, Source};
 use serde::Serialize;
 
-use super::run::{Accel, accelerator};
+use super::run::{Accel, accelerator, run_machine};
 use super::{CliResult, Context, output};
 use crate::error::BuildError;
 use crate::guest::TryError;
@@ -275,17 +275,5 @@ fn try_guest(args: &TryArgs, cx: &Context) -> CliResult {
         cx.ui.line(notes.trim_end());
     }
     cx.ui.line("serial console: Ctrl+A X ends the machine");
-    let status = command.status().map_err(|source| QemuError::Start {
-        program: qemu.clone(),
-        source,
-    })?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(QemuError::Failed {
-            program: qemu,
-            status,
-        }
-        .into())
-    }
+    run_machine(command)
 }

@@ -128,19 +128,16 @@ pub(super) fn run(args: &Args, cx: &Context) -> CliResult {
     if machine.serial == Serial::Terminal {
         cx.ui.line("serial console: Ctrl+A X ends the machine");
     }
-    // Not through the tool runner: the user talks to this one, so it keeps our stdin, stdout and stderr.
-    let status = command.status().map_err(|source| QemuError::Start {
-        program: qemu.clone(),
-        source,
-    })?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(QemuError::Failed {
-            program: qemu,
-            status,
-        }
-        .into())
+    run_machine(command)
+}
+
+/// Runs QEMU to its end. Not through the tool runner: the user talks to this one, so it keeps our stdin, stdout and stderr.
+pub(super) fn run_machine(mut command: Command) -> CliResult {
+    let program = PathBuf::from(command.get_program());
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(QemuError::Failed { program, status }.into()),
+        Err(source) => Err(QemuError::Start { program, source }.into()),
     }
 }
 
