@@ -122,8 +122,23 @@ pub fn sudo(vm: &mut Vm) {
 /// # Panics
 /// When it does not end in time.
 pub fn run(vm: &mut Vm, command: &str) -> Output {
-    vm.run(command, COMMAND_LIMIT)
-        .unwrap_or_else(|error| panic!("{error}"))
+    let mut output = vm
+        .run(command, COMMAND_LIMIT)
+        .unwrap_or_else(|error| panic!("{error}"));
+    output.text = without_hypervisor(&output.text);
+    output
+}
+
+/// `text` without what Xen itself says between a command's lines or in the middle of one: the console is shared.
+fn without_hypervisor(text: &str) -> String {
+    let mut rest = text;
+    let mut left = String::with_capacity(text.len());
+    while let Some(start) = rest.find("(XEN) ") {
+        left.push_str(&rest[..start]);
+        rest = rest[start..].find('\n').map_or("", |end| &rest[start + end + 1..]);
+    }
+    left.push_str(rest);
+    left.trim_end_matches('\n').to_owned()
 }
 
 /// Runs `command` and wants status 0; what it printed.
@@ -157,4 +172,22 @@ pub fn power_off(vm: &mut Vm, name: &str) {
         "{name}: off after {:.1} s",
         began.elapsed().as_secs_f64()
     ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_hypervisor;
+
+    #[test]
+    fn what_the_hypervisor_says_is_no_output_of_a_command() {
+        let polling = "(XEN) uart interrupt taking more than 4ms, switched to polling";
+        for text in [
+            format!("{{\"fill\":1}}\n{polling}"),
+            format!("{polling}\n{{\"fill\":1}}"),
+            format!("{{\"fi{polling}\nll\":1}}"),
+        ] {
+            assert_eq!(without_hypervisor(&text), "{\"fill\":1}", "{text}");
+        }
+        assert_eq!(without_hypervisor("one\ntwo"), "one\ntwo");
+    }
 }
