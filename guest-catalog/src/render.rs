@@ -2,9 +2,10 @@
 //!
 //! `xl.cfg` is Python-like text (xl.cfg(5)); disks and network cards are comma-separated inside strings. Nothing is
 //! escaped: a value that would need it is refused ([`GuestError::Unrenderable`]), which cannot be got wrong.
-use crate::address::Mac;
+use crate::address::{BRIDGE_ADDRESS, BRIDGE_PREFIX_LEN, DEFAULT_BRIDGE, Mac};
 use crate::{Access, BootFrom, Entry, Guest, GuestError, Mode, NetworkMode, format};
 use std::fmt::Write as _;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 /// Where in dom0 the parts of a guest are.
@@ -12,6 +13,8 @@ use std::path::{Path, PathBuf};
 pub struct Placement {
     /// Hardware address of the network card.
     pub mac: Mac,
+    /// The guest's address on the house's own bridge, if that is where it is.
+    pub address: Option<Ipv4Addr>,
     /// Kernel file.
     pub kernel: PathBuf,
     /// Initial RAM disk file.
@@ -54,8 +57,11 @@ impl Placement {
                 cdrom: disk.cdrom,
             }
         });
+        let network = &guest.network;
+        let at_home = network.mode == NetworkMode::Bridge && network.bridge == DEFAULT_BRIDGE;
         Self {
             mac: entry.mac,
+            address: entry.address.filter(|_| at_home),
             kernel: place(&guest.boot.kernel),
             initrd: guest.boot.initrd.as_deref().map(place),
             disks: disks.collect(),
@@ -101,10 +107,15 @@ pub fn render_xl(guest: &Guest, placement: &Placement, mode: Mode) -> Result<Str
             line!("ramdisk = \"{}\"", checked.path("initrd", initrd)?);
         }
         let cmdline = checked.text("command-line", "boot.cmdline", &guest.boot.cmdline)?;
-        line!(
-            "cmdline = \"{}\"",
-            format!("{cmdline} gasthaus.guest={}", guest.name).trim_start()
-        );
+        let mut words = format!("{cmdline} gasthaus.guest={}", guest.name);
+        // The lease that the bridge's DHCP server keeps for this guest, without the wait for it.
+        if let Some(address) = placement.address {
+            let _ = write!(
+                words,
+                " gasthaus.ip={address}/{BRIDGE_PREFIX_LEN},{BRIDGE_ADDRESS},{BRIDGE_ADDRESS}"
+            );
+        }
+        line!("cmdline = \"{}\"", words.trim_start());
     }
     line!("memory = {}", guest.memory_mib);
     line!("maxmem = {}", guest.memory_mib);

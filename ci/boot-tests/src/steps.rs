@@ -135,7 +135,9 @@ fn without_hypervisor(text: &str) -> String {
     let mut left = String::with_capacity(text.len());
     while let Some(start) = rest.find("(XEN) ") {
         left.push_str(&rest[..start]);
-        rest = rest[start..].find('\n').map_or("", |end| &rest[start + end + 1..]);
+        rest = rest[start..]
+            .find('\n')
+            .map_or("", |end| &rest[start + end + 1..]);
     }
     left.push_str(rest);
     left.trim_end_matches('\n').to_owned()

@@ -9,7 +9,7 @@ use super::mounts::{self, SYSROOT};
 use super::net::root::{self as stream, Streamed};
 use super::search::Search;
 use super::{
-    handover, layers, log, prepare, processors, ram_copy, rescue, screen, static_nodes, xen,
+    guest, handover, layers, log, prepare, processors, ram_copy, rescue, screen, static_nodes, xen,
 };
 use std::ffi::OsString;
 use std::path::Path;
@@ -74,7 +74,7 @@ fn steps(
     marks.mark("drivers");
     let mut kept: &[&str] = &[];
     match (&params.root, &params.build_id) {
-        (Some(device), _) => guest_root(device, &params, loader, search, marks)?,
+        (Some(device), _) => guest::make_root(device, &params, loader, search, marks)?,
         (None, _) if params.net.is_asked() => {
             let stream = match &mut started.stream {
                 Some(stream) => stream,
@@ -176,38 +176,6 @@ fn streamed_root(
     handover::note("source", &format!("{}\n", mounted.source))?;
     stream.leave_notes()?;
     handover::note("boot.json", &stream::boot_json(&mounted, &layers, marks))
-}
-
-/// The root of a guest domain.
-fn guest_root(
-    device: &str,
-    params: &BootParams,
-    loader: &Arc<Loader>,
-    search: &mut Search,
-    marks: &mut Marks,
-) -> Result<(), BootError> {
-    let superblock = search.wait_for_node(device, params.wait)?;
-    marks.mark("medium");
-    if let Err(problem) = loader
-        .load(&format!("fs-{}", params.root_fstype))
-        .or_else(|_| loader.load(&params.root_fstype))
-    {
-        log::debug(|| problem);
-    }
-    handover::mount_guest_root(
-        device,
-        &params.root_fstype,
-        superblock.is_some_and(|found| found.has_errors),
-    )?;
-    marks.mark("layers");
-    handover::check_init(&params.init)?;
-    let json = format!(
-        "{{\"format\":1,\"device\":{},\"fs\":{},\"milliseconds\":{}}}\n",
-        json_string(device),
-        json_string(&params.root_fstype),
-        marks.json()
-    );
-    handover::note("boot.json", &json)
 }
 
 /// Where the system came from and how long each step took; for people, tests and the status page.

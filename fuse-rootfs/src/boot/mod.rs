@@ -9,6 +9,7 @@ pub mod console;
 pub mod devices;
 pub mod error;
 pub mod gpt;
+pub mod guest;
 pub mod handover;
 pub mod init;
 pub mod isofile;

@@ -10,6 +10,7 @@ use rustix::mount::{MountFlags, mount};
 use rustix::process::{Pid, WaitOptions, waitpid};
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 use std::fs::OpenOptions;
+use std::net::Ipv4Addr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
@@ -170,9 +171,17 @@ fn wait_for_card(name: &str) -> Link {
     }
 }
 
-/// Gets a lease and keeps it; comes back when it is lost.
+/// Takes the address that the house has chosen, else gets a lease and keeps it; comes back when it is lost.
 fn on_card(name: &str, card: &Link, told: &mut bool) -> Result<(), DhcpError> {
     link::bring_up(card.index)?;
+    if let Some(word) = facts::word_of_command_line("gasthaus.ip") {
+        match GivenAddress::parse(&word) {
+            Some(given) => return on_given_address(name, card, given),
+            None => println!(
+                "{name}: `gasthaus.ip={word}` is no IPv4 address with its length; asking for one"
+            ),
+        }
+    }
     let wire = Wire::on_interface(&card.name)?;
     let client = Client {
         mac: card.mac,
@@ -203,19 +212,62 @@ fn on_card(name: &str, card: &Link, told: &mut bool) -> Result<(), DhcpError> {
     if let Some(router) = lease.router {
         link::set_default_route(card.index, router)?;
     }
-    let word = if *told { "address" } else { "ready address" };
-    *told = true;
-    // One write, so that kernel messages cannot cut the line.
-    let line = format!(
-        "{name}: {word}={} seconds={}\n",
+    tell_address(
+        name,
+        if *told { "address" } else { "ready address" },
         lease.address,
-        facts::uptime().as_secs()
     );
-    print!("{line}");
+    *told = true;
     let end = keep(&client, &wire, lease);
     println!("{name}: {}: {end}", card.name);
     link::remove_address(card.index, lease.address, lease.prefix_len)?;
     Ok(())
+}
+
+/// Keeps an address of the command line for ever: it is this guest's alone, and the house's DHCP server gives it to no other.
+fn on_given_address(name: &str, card: &Link, given: GivenAddress) -> Result<(), DhcpError> {
+    link::add_address(card.index, given.address, given.prefix_len)?;
+    if let Some(router) = given.router {
+        link::set_default_route(card.index, router)?;
+    }
+    tell_address(name, "ready address", given.address);
+    loop {
+        thread::park();
+    }
+}
+
+fn tell_address(name: &str, word: &str, address: Ipv4Addr) {
+    // One write, so that kernel messages cannot cut the line.
+    print!(
+        "{}",
+        format!(
+            "{name}: {word}={address} seconds={}\n",
+            facts::uptime().as_secs()
+        )
+    );
+}
+
+/// `<address>/<length>[,<router>[,<name server>…]]`, as `gasthaus-live` reads it, of IPv4 alone.
+#[derive(Debug, PartialEq, Eq)]
+struct GivenAddress {
+    address: Ipv4Addr,
+    prefix_len: u8,
+    router: Option<Ipv4Addr>,
+}
+
+impl GivenAddress {
+    fn parse(word: &str) -> Option<Self> {
+        let mut parts = word.split(',');
+        let (address, len) = parts.next()?.split_once('/')?;
+        let router = parts.next().filter(|router| !router.is_empty());
+        Some(Self {
+            address: address.parse().ok()?,
+            prefix_len: len.parse().ok().filter(|len| (1..=32).contains(len))?,
+            router: router
+                .map(|router| router.parse().ok())
+                .map_or(Some(None), |found| found.map(Some))?,
+        })
+    }
 }
 
 /// Renews `lease` as long as that works; returns why it ended.
@@ -247,5 +299,32 @@ fn keep(client: &Client, wire: &Wire, lease: Lease) -> String {
                 }
             }
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::GivenAddress;
+
+    #[test]
+    fn addresses_of_the_command_line() {
+        let parsed = |word| GivenAddress::parse(word);
+        let given = parsed("192.0.2.7/24,192.0.2.1,192.0.2.53").unwrap();
+        assert_eq!(
+            (given.prefix_len, given.router),
+            (24, Some([192, 0, 2, 1].into()))
+        );
+        assert_eq!(parsed("192.0.2.7/32").unwrap().router, None);
+        assert_eq!(parsed("192.0.2.7/24,,192.0.2.53").unwrap().router, None);
+        for bad in [
+            "",
+            "192.0.2.7",
+            "192.0.2.7/33",
+            "192.0.2.7/0",
+            "192.0.2.7/24,x",
+            "2001:db8::7/64",
+        ] {
+            assert_eq!(parsed(bad), None, "{bad}");
+        }
     }
 }

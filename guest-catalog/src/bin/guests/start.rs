@@ -6,7 +6,7 @@ use crate::program::{self, IP};
 use crate::state::{Lock, Record, State, lock};
 use crate::xl::Toolstack;
 use crate::{disks, state};
-use guest_catalog::address::DEFAULT_BRIDGE;
+use guest_catalog::address::{BRIDGE_ADDRESS, BRIDGE_PREFIX_LEN, DEFAULT_BRIDGE};
 use guest_catalog::{Entry, Mode, NetworkMode, Resources};
 use std::fs;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -225,24 +225,7 @@ impl<'h> Starter<'h> {
             && network.bridge == DEFAULT_BRIDGE
             && !self.house.has_bridge(DEFAULT_BRIDGE)
         {
-            let words = [
-                "link",
-                "add",
-                "name",
-                DEFAULT_BRIDGE,
-                "type",
-                "bridge",
-                "stp_state",
-                "0",
-                "forward_delay",
-                "0",
-            ];
-            if let Err(failure) = program::run(IP, &words, "make the bridge", BRIDGE_LIMIT)
-                && !self.house.has_bridge(DEFAULT_BRIDGE)
-            {
-                // Not made by the other guest's start or networkd meanwhile; the wait below will tell.
-                println!("guests: {}", failure.in_one_line());
-            }
+            self.make_bridge();
         }
         while network.mode == NetworkMode::Bridge && !self.house.has_bridge(&network.bridge) {
             if started.elapsed() >= BRIDGE_LIMIT {
@@ -255,6 +238,27 @@ impl<'h> Starter<'h> {
             std::thread::sleep(BRIDGE_PAUSE);
         }
         Ok(())
+    }
+
+    /// Makes the house's own bridge, up and with its address: guests answer there before networkd has come so far.
+    fn make_bridge(&self) {
+        let address = format!("{BRIDGE_ADDRESS}/{BRIDGE_PREFIX_LEN}");
+        let link =
+            format!("link add name {DEFAULT_BRIDGE} up type bridge stp_state 0 forward_delay 0");
+        let address = format!("address add {address} dev {DEFAULT_BRIDGE}");
+        for (line, purpose) in [
+            (link, "make the bridge"),
+            (address, "give the bridge its address"),
+        ] {
+            let words: Vec<&str> = line.split(' ').collect();
+            if let Err(failure) = program::run(IP, &words, purpose, BRIDGE_LIMIT) {
+                // Made by the other guest's start or by networkd meanwhile; if not, the wait for it will tell.
+                if !self.house.has_bridge(DEFAULT_BRIDGE) {
+                    println!("guests: {}", failure.in_one_line());
+                }
+                return;
+            }
+        }
     }
 
     /// Makes sure that there is memory for `entry` besides what others, starting now, will take.
