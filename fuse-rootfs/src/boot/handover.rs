@@ -2,7 +2,7 @@
 
 use super::error::BootError;
 use super::mounts::{self, RUN, SYSROOT};
-use super::{log, modules::loader};
+use super::{log, modules::loader, xen};
 use rustix::fs::{
     AtFlags, CWD, Mode, OFlags, ResolveFlags, openat, openat2, statat, statfs, unlinkat,
 };
@@ -11,13 +11,16 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// `f_type` of the file systems an initramfs is unpacked to (linux/magic.h).
 const RAMFS_MAGIC: u64 = 0x8584_58f6;
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 /// Deeper trees are not ours.
 const MAX_DEPTH: usize = 32;
+/// dom0's program for its guests, and where what it starts (scripts of Xen's) looks for programs.
+const GUESTS: &str = "/usr/lib/gasthaus/guests";
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Mounts that move over, in this order.
 const MOVED: [&str; 4] = ["dev", "proc", "sys", "run"];
 
@@ -148,11 +151,39 @@ fn try_switch_root(
     rustix::process::chroot(".").map_err(step("change the root".into()))?;
     rustix::process::chdir("/").map_err(step("enter `/`".into()))?;
     drop(old);
+    if xen::in_control_domain() {
+        start_guests();
+    }
     let error = Command::new(init).args(args).exec();
     Err(BootError::InitMissing {
         init: init.into(),
         source: error,
     })
+}
+
+/// Has the first guests built while the real init starts. It becomes their parent's parent; `guests up` takes over from them.
+fn start_guests() {
+    if !Path::new(GUESTS).exists() {
+        return;
+    }
+    let said = || {
+        fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/kmsg")
+            .map_or_else(|_| Stdio::null(), Stdio::from)
+    };
+    let started = Command::new(GUESTS)
+        .arg("early")
+        .env_clear()
+        .env("PATH", PATH)
+        .stdin(Stdio::null())
+        .stdout(said())
+        .stderr(said())
+        .spawn();
+    // Not waited for: process 1, which this becomes, takes leave of all orphans.
+    if let Err(error) = started {
+        log::info(format!("the guests start later: `{GUESTS}`: {error}"));
+    }
 }
 
 /// Mounts the root of a guest domain, writable. A file system with recorded errors is mounted and named.

@@ -238,13 +238,11 @@ fn on_given_address(name: &str, card: &Link, given: GivenAddress) -> Result<(), 
 
 fn tell_address(name: &str, word: &str, address: Ipv4Addr) {
     // One write, so that kernel messages cannot cut the line.
-    print!(
-        "{}",
-        format!(
-            "{name}: {word}={address} seconds={}\n",
-            facts::uptime().as_secs()
-        )
+    let line = format!(
+        "{name}: {word}={address} seconds={}\n",
+        facts::uptime().as_secs()
     );
+    print!("{line}");
 }
 
 /// `<address>/<length>[,<router>[,<name server>…]]`, as `gasthaus-live` reads it, of IPv4 alone.

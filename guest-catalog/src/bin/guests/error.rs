@@ -59,6 +59,8 @@ pub enum Failure {
     },
     #[error("another `guests` command has been working on guest `{guest}` for {} s", waited.as_secs())]
     Busy { guest: String, waited: Duration },
+    #[error("somebody else has held `{}` for {} s", path.display(), waited.as_secs())]
+    Taken { path: PathBuf, waited: Duration },
     #[error("guest `{guest}` did not come up: {}", reasons.join("; "))]
     NotUp { guest: String, reasons: Vec<String> },
     #[error("guest `{guest}` is not running")]

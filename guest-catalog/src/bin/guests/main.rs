@@ -5,6 +5,7 @@
 mod commands;
 mod consoles;
 mod disks;
+mod early;
 mod error;
 mod head_start;
 mod health;
@@ -13,6 +14,7 @@ mod loopdev;
 mod program;
 mod start;
 mod state;
+mod store;
 #[cfg(test)]
 mod testing;
 mod up;
@@ -65,6 +67,12 @@ enum Command {
     },
     /// Stop all guests
     Down,
+    /// Build the domains of the first guests, before systemd starts (/init calls this)
+    #[command(hide = true)]
+    Early,
+    /// Start Xen's store, unless it runs (a unit calls this)
+    #[command(hide = true)]
+    Store,
     /// Wait until the guests of `up` are built, if the rest of dom0's boot had better wait (a unit calls this)
     #[command(hide = true)]
     HeadStart,
@@ -102,6 +110,8 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Console { name } => commands::console(&house, &name),
         Command::Config { name, mode } => commands::config(&house, &name, mode.as_deref()),
         Command::Down => commands::down(&house),
+        Command::Early => early::run(&house),
+        Command::Store => store::start(&house),
         Command::HeadStart => {
             head_start::wait(&house);
             Ok(())

@@ -15,6 +15,10 @@ const OUTPUT_MAX_BYTES: u64 = 1024 * 1024;
 
 /// A program of dom0 by its full path, so that nobody's PATH decides what runs as root.
 pub const XL: &str = "/usr/sbin/xl";
+/// See [`XL`]; these two are only beside the `xl` of the running Xen.
+pub const XENSTORED: &str = "/usr/sbin/xenstored";
+/// See [`XENSTORED`].
+pub const XEN_INIT_DOM0: &str = "/usr/sbin/xen-init-dom0";
 /// See [`XL`].
 pub const DMSETUP: &str = "/usr/sbin/dmsetup";
 /// See [`XL`].
@@ -77,18 +81,19 @@ pub fn run(
     })
 }
 
-/// Debian's `xl` is a shell script that finds the `xl` of the running Xen. This finds it the same way, without a shell; where
-/// it is elsewhere, the script will know.
+/// Debian's `xl` is a shell script that finds the `xl` of the running Xen. This finds it, and what lies beside it, the same way,
+/// without a shell; where it is elsewhere, the script will know.
 fn direct(program: &'static str) -> Cow<'static, str> {
     let part = |name| {
         let text = std::fs::read_to_string(format!("/sys/hypervisor/version/{name}")).ok()?;
         text.trim().parse::<u32>().ok()
     };
     let version = || Some(format!("{}.{}", part("major")?, part("minor")?));
-    if program == XL
+    if [XL, XENSTORED, XEN_INIT_DOM0].contains(&program)
         && let Some(version) = version()
     {
-        let path = format!("/usr/lib/xen-{version}/bin/xl");
+        let name = program.rsplit('/').next().unwrap_or(program);
+        let path = format!("/usr/lib/xen-{version}/bin/{name}");
         if std::path::Path::new(&path).exists() {
             return path.into();
         }

@@ -72,11 +72,12 @@ impl<'h> Starter<'h> {
         }
     }
 
-    /// For the start of the house: whether there may be domains besides dom0, and the memory that `xl` just said is free.
-    pub fn at_start(mut self, strangers: bool, free_mib: u64) -> Self {
+    /// For the start of the house: whether there may be domains besides dom0, and the memory that `xl` just said is free, if
+    /// it was asked.
+    pub fn at_start(mut self, strangers: bool, free_mib: impl Into<Option<u64>>) -> Self {
         self.strangers = strangers;
         self.memory = Mutex::new(Memory {
-            free_mib: Some(free_mib),
+            free_mib: free_mib.into(),
             ..Memory::default()
         });
         self
@@ -98,13 +99,17 @@ impl<'h> Starter<'h> {
     fn start_locked(&self, entry: &Entry, built: &dyn Fn(), _: &Lock) -> Result<Mode, Failure> {
         let (house, name) = (self.house, &entry.guest.name);
         let mut record = Record::load(house, name);
+        let built_early = std::mem::take(&mut record.built_early);
         record.enter(house, name, State::Starting, None)?;
-        let outcome = self
-            .adopt(entry, &record)
-            .and_then(|adopted| match adopted {
-                Some(mode) => Ok(mode),
-                None => self.try_modes(entry, built),
-            });
+        let outcome = match record.mode.filter(|_| built_early) {
+            Some(mode) => self.take_over(entry, mode, built),
+            None => self
+                .adopt(entry, &record)
+                .and_then(|adopted| match adopted {
+                    Some(mode) => Ok(mode),
+                    None => self.try_modes(entry, built, Vec::new()),
+                }),
+        };
         match &outcome {
             Ok(mode) => {
                 record.mode = Some(*mode);
@@ -137,23 +142,90 @@ impl<'h> Starter<'h> {
         }
     }
 
-    fn try_modes(&self, entry: &Entry, built: &dyn Fn()) -> Result<Mode, Failure> {
-        let guest = &entry.guest;
-        let name = guest.name.as_str();
+    /// A domain that was built before the start of the house: it only needs waiting for. If it does not come up, it is as if
+    /// it had been built here.
+    fn take_over(&self, entry: &Entry, mode: Mode, built: &dyn Fn()) -> Result<Mode, Failure> {
+        built();
+        match self.wait_up(entry, &Since::default()) {
+            Ok(()) => Ok(mode),
+            Err(reason) => {
+                self.clear_away(entry, mode, &reason)?;
+                self.try_modes(entry, built, vec![(mode, reason)])
+            }
+        }
+    }
+
+    /// Makes the disks and builds the domain in the first mode that Xen takes, without looking whether it comes up.
+    pub fn build(&self, entry: &Entry) -> Result<(), Failure> {
+        let (house, name) = (self.house, &entry.guest.name);
+        let _held = lock(house, name, LOCK_LIMIT)?;
+        let mut record = Record::load(house, name);
+        if record != Record::default() || self.strangers {
+            return Ok(()); // this is no first start
+        }
+        record.enter(house, name, State::Starting, None)?;
+        let outcome = disks::attach(house, entry).and_then(|()| {
+            let mut failed = Vec::new();
+            while let Some(mode) = self.next_mode(entry, &mut failed) {
+                match self.create(entry, mode) {
+                    Ok(()) => return Ok(mode),
+                    Err(failure @ Failure::Memory { .. }) => return Err(failure),
+                    Err(failure) => failed.push((mode, failure.in_one_line())),
+                }
+            }
+            Err(not_up(entry, failed))
+        });
+        match outcome {
+            Ok(mode) => {
+                record.mode = Some(mode);
+                record.built_early = true;
+                record.enter(house, name, State::Starting, None)
+            }
+            Err(failure) => {
+                record.enter(house, name, State::Stopped, Some(failure.in_one_line()))?;
+                Err(failure)
+            }
+        }
+    }
+
+    /// The next mode to try, besides those that `failed` has. Modes that this machine does not have are added to it.
+    fn next_mode(&self, entry: &Entry, failed: &mut Vec<(Mode, String)>) -> Option<Mode> {
         let hardware = self.house.has_hardware_domains();
-        disks::attach(self.house, entry)?;
-        let mut reasons = Vec::new();
         for mode in self.modes(entry) {
+            if failed.iter().any(|(tried, _)| *tried == mode) {
+                continue;
+            }
             if mode == Mode::Kvm {
-                reasons.push(format!("{mode}: Xen runs this machine, not KVM"));
-                continue;
+                failed.push((mode, "Xen runs this machine, not KVM".to_owned()));
+            } else if mode != Mode::Pv && !hardware {
+                let reason = "this processor has no hardware virtualisation";
+                failed.push((mode, reason.to_owned()));
+            } else {
+                return Some(mode);
             }
-            if mode != Mode::Pv && !hardware {
-                reasons.push(format!(
-                    "{mode}: this processor has no hardware virtualisation"
-                ));
-                continue;
-            }
+        }
+        None
+    }
+
+    /// Says that a mode is given up, and makes room for the next.
+    fn clear_away(&self, entry: &Entry, mode: Mode, reason: &str) -> Result<(), Failure> {
+        let name = entry.guest.name.as_str();
+        println!("guests: guest `{name}` does not come up in mode {mode}: {reason}");
+        match self.tools.domain(name)? {
+            Some(_) => self.tools.destroy(name),
+            None => Ok(()),
+        }
+    }
+
+    /// Tries the modes in turn, besides those that `failed` has.
+    fn try_modes(
+        &self,
+        entry: &Entry,
+        built: &dyn Fn(),
+        mut failed: Vec<(Mode, String)>,
+    ) -> Result<Mode, Failure> {
+        disks::attach(self.house, entry)?;
+        while let Some(mode) = self.next_mode(entry, &mut failed) {
             let since = Since::now(self.house, entry);
             let reason = match self.create(entry, mode) {
                 // The same for every mode: there is nothing to fall back to.
@@ -167,16 +239,10 @@ impl<'h> Starter<'h> {
                     }
                 }
             };
-            println!("guests: guest `{name}` does not come up in mode {mode}: {reason}");
-            reasons.push(format!("{mode}: {reason}"));
-            if self.tools.domain(name)?.is_some() {
-                self.tools.destroy(name)?;
-            }
+            self.clear_away(entry, mode, &reason)?;
+            failed.push((mode, reason));
         }
-        Err(Failure::NotUp {
-            guest: name.to_owned(),
-            reasons,
-        })
+        Err(not_up(entry, failed))
     }
 
     /// The modes in the order they are tried: the guest's own, but on an emulated processor PV first. Virtualisation
@@ -327,6 +393,16 @@ impl<'h> Starter<'h> {
             }
             std::thread::sleep(LOOK_PAUSE);
         }
+    }
+}
+
+fn not_up(entry: &Entry, failed: Vec<(Mode, String)>) -> Failure {
+    let reasons = failed.into_iter();
+    Failure::NotUp {
+        guest: entry.guest.name.to_string(),
+        reasons: reasons
+            .map(|(mode, reason)| format!("{mode}: {reason}"))
+            .collect(),
     }
 }
 

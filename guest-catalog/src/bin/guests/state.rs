@@ -5,7 +5,7 @@ use guest_catalog::{GuestName, Mode};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const LOCK_POLL: Duration = Duration::from_millis(100);
@@ -47,6 +47,8 @@ pub struct Record {
     pub reason: Option<String>,
     /// How often it died and was started again.
     pub restarts: u32,
+    /// Its domain was built before the house's own start, which has not looked at it yet.
+    pub built_early: bool,
     /// Uptime of dom0 when the state was entered, in seconds.
     pub since_uptime_secs: u64,
 }
@@ -83,7 +85,7 @@ impl Record {
     }
 }
 
-/// Held while a command works on a guest.
+/// Held while a command works on a guest, or on what all of them need.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
@@ -91,18 +93,30 @@ pub struct Lock {
 
 /// Waits for `limit` until no other command works on `name`.
 pub fn lock(house: &House, name: &GuestName, limit: Duration) -> Result<Lock, Failure> {
-    let path = path(house, name, "lock");
+    lock_file(&path(house, name, "lock"), limit).map_err(|failure| match failure {
+        Failure::Taken { waited, .. } => Failure::Busy {
+            guest: name.to_string(),
+            waited,
+        },
+        other => other,
+    })
+}
+
+/// Waits for `limit` until nobody else holds the lock file `path`, which is made if need be.
+pub fn lock_file(path: &Path, limit: Duration) -> Result<Lock, Failure> {
     let failed = |source| Failure::File {
         attempt: "lock",
-        path: path.clone(),
+        path: path.to_owned(),
         source,
     };
-    folder(house).map_err(failed)?;
+    path.parent()
+        .map_or(Ok(()), fs::create_dir_all)
+        .map_err(failed)?;
     let file = OpenOptions::new()
         .create(true)
         .write(true)
         .truncate(false)
-        .open(&path)
+        .open(path)
         .map_err(failed)?;
     let started = Instant::now();
     loop {
@@ -114,8 +128,8 @@ pub fn lock(house: &House, name: &GuestName, limit: Duration) -> Result<Lock, Fa
                 std::thread::sleep(LOCK_POLL);
             }
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(Failure::Busy {
-                    guest: name.to_string(),
+                return Err(Failure::Taken {
+                    path: path.to_owned(),
                     waited: started.elapsed(),
                 });
             }

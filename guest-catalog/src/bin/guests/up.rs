@@ -4,11 +4,12 @@
 //! The ready line comes in every case: at the latest when the deadline is over, with the numbers as they are.
 use crate::consoles::say;
 use crate::error::Failure;
-use crate::head_start;
 use crate::house::{House, Hypervisor};
 use crate::start::Starter;
+use crate::state::Record;
 use crate::watch;
 use crate::xl::{Toolstack, Xl};
+use crate::{early, head_start};
 use guest_catalog::{Catalogue, Entry, Mode};
 use sd_notify::NotifyState;
 use std::collections::BTreeSet;
@@ -44,10 +45,14 @@ pub fn run(house: &House) -> Result<(), Failure> {
     notify(&[NotifyState::ExtendTimeoutUsec(
         u32::try_from(limit.as_micros()).unwrap_or(u32::MAX),
     )]);
-    let free_mib = match wait_for_toolstack(&tools) {
-        Ok(free_mib) => free_mib,
-        Err(failure) => {
-            return give_up(house, hypervisor, guests.len(), failure);
+    early::wait(house);
+    let built = |entry: &&Entry| Record::load(house, &entry.guest.name).built_early;
+    let free_mib = if guests.iter().any(built) {
+        None // it has answered already
+    } else {
+        match wait_for_toolstack(&tools) {
+            Ok(free_mib) => Some(free_mib),
+            Err(failure) => return give_up(house, hypervisor, guests.len(), failure),
         }
     };
     let starter = Starter::new(house, &tools).at_start(house.has_served_guests(), free_mib);
@@ -224,7 +229,7 @@ fn notify(states: &[NotifyState<'_>]) {
 }
 
 /// The guests that start by themselves, in order.
-fn autostarted(catalogue: &Catalogue) -> Vec<&Entry> {
+pub fn autostarted(catalogue: &Catalogue) -> Vec<&Entry> {
     catalogue
         .entries()
         .iter()
