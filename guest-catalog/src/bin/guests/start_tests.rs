@@ -195,3 +195,58 @@ fn a_closing_house_does_not_wait_for_starts() {
     )
     .unwrap();
 }
+
+#[test]
+fn what_was_built_early_is_only_waited_for() {
+    let (_dir, house, catalogue) = house(&[("tiny", 1)]);
+    let entry = &catalogue.entries()[0];
+    let tools = ListTools::new(1000);
+    let early = starter(&house, &tools, |_| unreachable!("nobody looks")).at_start(false, 1000);
+    early.build(entry).unwrap();
+    early.build(entry).unwrap();
+    assert_eq!(tools.log(), ["create tiny/pvh"], "it is built once");
+
+    let seen = std::sync::atomic::AtomicBool::new(false);
+    let later = starter(&house, &tools, |_| true).at_start(true, None);
+    let mode = later
+        .start(entry, &|| {
+            seen.store(true, std::sync::atomic::Ordering::Relaxed)
+        })
+        .unwrap();
+    assert_eq!(mode, Mode::Pvh);
+    assert!(seen.into_inner(), "its domain is there");
+    assert_eq!(tools.log().len(), 1);
+    let record = Record::load(&house, &entry.guest.name);
+    assert_eq!((record.state, record.built_early), (State::Up, false));
+}
+
+#[test]
+fn what_was_built_early_and_does_not_come_up_is_built_anew() {
+    let (_dir, house, catalogue) = house(&[("tiny", 1)]);
+    let entry = &catalogue.entries()[0];
+    let tools = ListTools::new(1000);
+    tools.0.lock().unwrap().refused.push("tiny/pvh".to_owned());
+    starter(&house, &tools, |_| false)
+        .at_start(false, 1000)
+        .build(entry)
+        .unwrap();
+    assert_eq!(Record::load(&house, &entry.guest.name).mode, Some(Mode::Pv));
+    let failure = starter(&house, &tools, |_| false)
+        .at_start(true, None)
+        .start(entry, &|| {})
+        .unwrap_err();
+    let Failure::NotUp { reasons, .. } = failure else {
+        panic!("{failure}")
+    };
+    assert!(reasons[0].starts_with("pv: not up after"), "{reasons:?}");
+    assert!(reasons[1].starts_with("pvh: "), "{reasons:?}");
+    assert_eq!(
+        tools.log(),
+        [
+            "create tiny/pvh",
+            "create tiny/pv",
+            "destroy tiny",
+            "create tiny/pvh"
+        ]
+    );
+}
