@@ -1,4 +1,5 @@
-//! The one `unsafe` corner: two ioctls of the loop driver and one of disks that rustix has no safe wrapper for.
+//! The one `unsafe` corner: two ioctls of the loop driver and one of disks that rustix has no safe wrapper for, and the call of
+//! code for processors that have certain instructions.
 //!
 //! `linux/loop.h`: `LOOP_CTL_GET_FREE` (0x4C82, on `/dev/loop-control`, answers the number of a free device) and
 //! `LOOP_CONFIGURE` (0x4C0A, on `/dev/loopN`, binds a file and its settings in one step; kernel 5.8).
@@ -105,4 +106,20 @@ pub fn configure_loop(device: BorrowedFd<'_>, file: &impl AsFd, label: &str) -> 
     };
     // SAFETY: LOOP_CONFIGURE reads one `struct loop_config` from the pointer, and `LoopConfig` has that layout (size checked above).
     unsafe { ioctl(device, Setter::<LOOP_CONFIGURE, LoopConfig>::new(config)) }
+}
+
+/// Goes on with two SHA-256 states over the same blocks, or does nothing and returns `false` on a processor without SHA instructions.
+#[cfg(feature = "publish")]
+pub fn compress_both(one: &mut [u32; 8], other: &mut [u32; 8], blocks: &[[u8; 64]]) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("sha")
+        && is_x86_feature_detected!("ssse3")
+        && is_x86_feature_detected!("sse4.1")
+    {
+        // SAFETY: the features that `compress_both` is compiled for are there.
+        unsafe { crate::publish::two_hashes::x86_64::compress_both(one, other, blocks) };
+        return true;
+    }
+    let _ = (one, other, blocks);
+    false
 }

@@ -48,6 +48,13 @@ impl Unpacker {
         done
     }
 
+    /// Whether `object` is a good chunk object of just these `bytes`; `out` is room to unpack in.
+    #[must_use]
+    pub fn chunk_holds(&mut self, object: &[u8], bytes: &[u8], out: &mut Vec<u8>) -> bool {
+        out.resize(bytes.len(), 0);
+        self.chunk_payload(object, out).is_ok() && out == bytes
+    }
+
     fn chunk_into(
         &mut self,
         object: &[u8],
@@ -61,6 +68,12 @@ impl Unpacker {
                 found: object.len() as u64,
             });
         }
+        out.resize(chunk.decoded_bytes as usize, 0);
+        self.chunk_payload(object, out)?;
+        chunk.sha256.verify(WHAT, out)
+    }
+
+    fn chunk_payload(&mut self, object: &[u8], out: &mut [u8]) -> Result<(), FormatError> {
         let (mut reader, codec) = Reader::start(WHAT, MAGIC, object)?;
         let Some(codec) = Codec::from_number(codec) else {
             return Err(FormatError::UnknownValue {
@@ -70,8 +83,6 @@ impl Unpacker {
             });
         };
         let payload = reader.take(reader.left())?;
-        out.resize(chunk.decoded_bytes as usize, 0);
-        self.unpack(WHAT, codec, payload, out)?;
-        chunk.sha256.verify(WHAT, out)
+        self.unpack(WHAT, codec, payload, out)
     }
 }

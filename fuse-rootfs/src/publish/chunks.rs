@@ -1,16 +1,18 @@
 //! From cuts to chunk objects: hashed, looked up, packed and written by several threads.
 //!
-//! Each chunk is read once. Who first meets a digest stores it; whoever meets it later only counts it. An object that is there
-//! already is unpacked and compared before it is relied on, and written anew if it is damaged.
+//! The image is read once, in order, by one thread at a time, which computes the image's digest and the chunk's over the same
+//! bytes; packing goes on beside it. Who first meets a digest stores it; whoever meets it later only counts it. An object that is
+//! there already is unpacked and compared before it is relied on, and written anew if it is damaged.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard};
 
 use super::cut::Cut;
 use super::pack::{Packer, Packing};
+use super::two_hashes::ImageHash;
 use super::{ImageFile, PublishError, ReadAt, StoreWriter};
 use crate::format::{
     CHUNK_HEADER_BYTES, ChunkRef, Codec, Digest, MAX_CHUNK_BYTES, ObjectKind, Unpacker,
@@ -64,7 +66,23 @@ pub struct Job<'a> {
     pub progress: &'a (dyn Fn(u64) + Sync),
 }
 
-/// Stores the chunks of `image` that `cuts` describe; returns them in order.
+/// An image whose chunks are stored.
+pub struct StoredChunks {
+    /// Its chunks, in order.
+    pub chunks: Vec<ChunkRef>,
+    /// How that went.
+    pub counts: Counts,
+    /// The digest of the whole.
+    pub image_sha256: Digest,
+}
+
+/// What the threads read next; whoever holds it reads.
+struct Front {
+    next: usize,
+    hash: ImageHash,
+}
+
+/// Stores the chunks of `image` that `cuts` describe: all of it, in order, without gap.
 ///
 /// # Errors
 /// If the image cannot be read or an object cannot be written.
@@ -74,17 +92,23 @@ pub fn store_chunks(
     image: &ImageFile,
     path: &Path,
     cuts: &[Cut],
-) -> Result<(Vec<ChunkRef>, Counts), PublishError> {
-    let next = AtomicUsize::new(0);
+) -> Result<StoredChunks, PublishError> {
+    let front = Mutex::new(Front {
+        next: 0,
+        hash: ImageHash::new(),
+    });
     let stop = AtomicBool::new(false);
     let results: Mutex<Vec<Option<Met>>> = Mutex::new(vec![None; cuts.len()]);
     let work = || -> Result<(), PublishError> {
         let mut worker = Worker::new(job, known)?;
         let mut done = Vec::new();
         while !stop.load(Ordering::Relaxed) {
-            let number = next.fetch_add(1, Ordering::Relaxed);
+            let front = front.lock().map_err(|_| PublishError::Panicked)?;
+            let number = front.next;
             let Some(cut) = cuts.get(number) else { break };
-            let met = worker.chunk(image, path, *cut);
+            let met = worker
+                .read(image, path, *cut, front)
+                .and_then(|digest| worker.meet(digest));
             done.push((
                 number,
                 met.inspect_err(|_| stop.store(true, Ordering::Relaxed))?,
@@ -106,8 +130,15 @@ pub fn store_chunks(
             .fold(own, Result::and)
     })?;
     let results = results.into_inner().map_err(|_| PublishError::Panicked)?;
+    let front = front.into_inner().map_err(|_| PublishError::Panicked)?;
+    debug_assert_eq!(front.hash.bytes(), image.bytes());
     let known = known.chunks.lock().map_err(|_| PublishError::Panicked)?;
-    collect(cuts, &results, &known)
+    let (chunks, counts) = collect(cuts, &results, &known)?;
+    Ok(StoredChunks {
+        chunks,
+        counts,
+        image_sha256: front.hash.finish(),
+    })
 }
 
 /// A chunk of the image, its object perhaps still being written by another thread.
@@ -176,7 +207,9 @@ struct Worker<'a> {
     known: &'a Known,
     packer: Packer,
     unpacker: Unpacker,
+    /// The chunk at hand.
     image: Vec<u8>,
+    object: Vec<u8>,
     unpacked: Vec<u8>,
 }
 
@@ -188,23 +221,41 @@ impl<'a> Worker<'a> {
             packer: Packer::new(job.packing)?,
             unpacker: Unpacker::new(),
             image: Vec::new(),
+            object: Vec::new(),
             unpacked: Vec::new(),
         })
     }
 
-    fn chunk(&mut self, image: &ImageFile, path: &Path, cut: Cut) -> Result<Met, PublishError> {
+    /// Reads the next chunk, lets go of `front` and returns the chunk's digest; `None` for zeros.
+    fn read(
+        &mut self,
+        image: &ImageFile,
+        path: &Path,
+        cut: Cut,
+        mut front: MutexGuard<'_, Front>,
+    ) -> Result<Option<Digest>, PublishError> {
+        debug_assert_eq!(front.hash.bytes(), cut.start);
         self.image.resize(cut.bytes() as usize, 0);
         image
             .read_at(&mut self.image, cut.start)
             .map_err(PublishError::io("read", path))?;
+        front.next += 1;
         if is_zeros(&self.image) {
+            front.hash.update(&self.image);
+            return Ok(None);
+        }
+        Ok(Some(front.hash.update_with_own(&self.image)))
+    }
+
+    /// Stores what was read, if nobody did.
+    fn meet(&mut self, digest: Option<Digest>) -> Result<Met, PublishError> {
+        let Some(name) = digest else {
             return Ok(Met {
-                digest: None,
+                digest,
                 first: true,
             });
-        }
-        let digest = Digest::of(&self.image);
-        let first = match self.lock()?.entry(digest) {
+        };
+        let first = match self.lock()?.entry(name) {
             Entry::Occupied(_) => false,
             Entry::Vacant(vacant) => {
                 vacant.insert(None);
@@ -212,18 +263,13 @@ impl<'a> Worker<'a> {
             }
         };
         if first {
-            let stored = self.store(digest)?;
-            self.lock()?.insert(digest, Some(stored));
+            let stored = self.store(name)?;
+            self.lock()?.insert(name, Some(stored));
         }
-        Ok(Met {
-            digest: Some(digest),
-            first,
-        })
+        Ok(Met { digest, first })
     }
 
-    fn lock(
-        &self,
-    ) -> Result<std::sync::MutexGuard<'a, HashMap<Digest, Option<Stored>>>, PublishError> {
+    fn lock(&self) -> Result<MutexGuard<'a, HashMap<Digest, Option<Stored>>>, PublishError> {
         self.known.chunks.lock().map_err(|_| PublishError::Panicked)
     }
 
@@ -250,29 +296,24 @@ impl<'a> Worker<'a> {
     /// Length of the object, if it is there and good.
     fn there(&mut self, digest: Digest) -> Result<Option<u32>, PublishError> {
         let path = ObjectKind::Chunk.path(&digest);
-        let most = self.image.len() as u32 + CHUNK_HEADER_BYTES;
+        let most = self.image.len() as u64 + u64::from(CHUNK_HEADER_BYTES);
         let store = self.job.writer.store();
-        let Some(object) = store.read(Path::new(&path), most.into())? else {
+        if !store.read_into(Path::new(&path), most, &mut self.object)? {
             return Ok(None);
-        };
-        let chunk = ChunkRef {
-            decoded_bytes: self.image.len() as u32,
-            stored_bytes: object.len() as u32,
-            sha256: digest,
-        };
-        let good = object.len() as u32 <= most
-            && object.len() as u32 > CHUNK_HEADER_BYTES
+        }
+        let bytes = self.object.len() as u64;
+        let good = bytes <= most
+            && bytes > CHUNK_HEADER_BYTES.into()
             && self
                 .unpacker
-                .chunk(&object, &chunk, &mut self.unpacked)
-                .is_ok();
+                .chunk_holds(&self.object, &self.image, &mut self.unpacked);
         if !good {
             tracing::warn!(
                 path,
                 "an object of the store is damaged: it is written anew"
             );
         }
-        Ok(good.then_some(object.len() as u32))
+        Ok(good.then_some(bytes as u32))
     }
 }
 

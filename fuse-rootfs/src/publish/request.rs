@@ -1,7 +1,6 @@
 //! One publish, from images to a signed head.
 
 use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
@@ -13,7 +12,7 @@ use super::cut;
 use super::erofs::{self, Extent};
 use super::pages::{put_if_new, store_pages};
 use super::profiles::{Before, Profile, of_predecessor, small};
-use super::{ImageFile, Packing, PublishError, ReadAt, SigningKey, StoreWriter};
+use super::{ImageFile, Packing, PublishError, ReadAt, SigningKey, StoreWriter, Windows};
 use crate::format::{
     BLOCK_BYTES, BundleKind, Digest, Head, HeadError, Index, Label, Layer, LayerKind, Manifest,
     Name, ObjectKind, System, Trace, VerifyKey, Version,
@@ -23,8 +22,6 @@ use crate::format::{
 const MAX_META_BLOCKS: u64 = 16_384;
 /// Blocks of a trace that are looked at, those named twice included: 256 GiB.
 pub(super) const MAX_TRACED_BLOCKS: u64 = 1 << 26;
-/// Bytes hashed at once.
-const HASH_BYTES: usize = 1 << 20;
 
 /// An image to publish.
 #[derive(Clone, Debug)]
@@ -304,7 +301,8 @@ impl<'a> Opened<'a> {
         let extents = if image.raw || !erofs::is_erofs(&file) {
             None
         } else {
-            let found = erofs::file_extents(&file).map_err(|source| PublishError::Image {
+            let windows = Windows::new(&file);
+            let found = erofs::file_extents(&windows).map_err(|source| PublishError::Image {
                 path: path.clone(),
                 source,
             })?;
@@ -350,16 +348,8 @@ fn store_layer(
         }
         None => cut::fixed(opened.file.bytes()),
     };
-    let (digest, stored) = std::thread::scope(|scope| {
-        let digest = scope.spawn(|| digest_of(&opened.file));
-        let stored = chunks::store_chunks(job, known, &opened.file, path, &cuts);
-        (digest.join(), stored)
-    });
-    let (chunks, counts) = stored?;
-    let image_sha256 = digest
-        .map_err(|_| PublishError::Panicked)?
-        .map_err(PublishError::io("read", path))?;
-    let (pages, new_bytes) = store_pages(job.writer, &chunks)?;
+    let stored = chunks::store_chunks(job, known, &opened.file, path, &cuts)?;
+    let (pages, new_bytes) = store_pages(job.writer, &stored.chunks)?;
     let layer = Layer {
         name: opened.image.name.clone(),
         kind: if opened.extents.is_some() {
@@ -369,10 +359,10 @@ fn store_layer(
         },
         stacked: opened.image.stacked.unwrap_or(opened.extents.is_some()),
         image_bytes: opened.file.bytes(),
-        image_sha256,
+        image_sha256: stored.image_sha256,
         pages,
     };
-    Ok((layer, counts, new_bytes))
+    Ok((layer, stored.counts, new_bytes))
 }
 
 /// An id for a version that no build made: equal images have the same.
@@ -383,20 +373,6 @@ fn id_of(layers: &[Layer]) -> Result<Name, PublishError> {
     }
     let digest = Digest(hash.finalize().into()).to_string();
     Name::new(&digest[..16]).map_err(|_| PublishError::Panicked) // hexadecimal digits make a name
-}
-
-fn digest_of(file: &ImageFile) -> io::Result<Digest> {
-    let mut hash = Sha256::new();
-    let mut buf = vec![0; HASH_BYTES];
-    let mut at = 0;
-    while at < file.bytes() {
-        let bytes = (file.bytes() - at).min(HASH_BYTES as u64);
-        let part = &mut buf[..bytes as usize];
-        file.read_at(part, at)?;
-        hash.update(part);
-        at += bytes;
-    }
-    Ok(Digest(hash.finalize().into()))
 }
 
 /// The version `id` as it is in the store, if it has the same images.

@@ -1,7 +1,7 @@
 //! A store as a folder: objects that appear whole or not at all, one writer at a time, and the head that is written last.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -114,18 +114,70 @@ impl Store {
 
     /// Reads at most `limit` bytes and one more, so that what is longer than stated is seen to be.
     pub(super) fn read(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>, PublishError> {
+        let mut bytes = Vec::new();
+        let found = self.read_into(path, limit, &mut bytes)?;
+        Ok(found.then_some(bytes))
+    }
+
+    /// The same into `bytes`, whose content it replaces; `false` if there is no such file.
+    pub(super) fn read_into(
+        &self,
+        path: &Path,
+        limit: u64,
+        bytes: &mut Vec<u8>,
+    ) -> Result<bool, PublishError> {
         let path = self.dir.join(path);
         let file = match File::open(&path) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(PublishError::io("read", path)(error)),
         };
-        let mut bytes = Vec::new();
-        match file.take(limit + 1).read_to_end(&mut bytes) {
-            Ok(_) => Ok(Some(bytes)),
+        bytes.clear();
+        // In one call, if the file does not grow meanwhile.
+        let read = file.metadata().and_then(|meta| {
+            bytes.resize(meta.len().min(limit) as usize, 0);
+            let filled = read_full(&file, bytes)?;
+            bytes.truncate(filled);
+            (&file).take(limit + 1 - filled as u64).read_to_end(bytes)
+        });
+        match read {
+            Ok(_) => Ok(true),
             Err(error) => Err(PublishError::io("read", path)(error)),
         }
     }
+}
+
+/// Fills `buf`, or as much of it as the file has; the number of bytes.
+fn read_full(mut file: &File, buf: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buf.len() {
+        match file.read(&mut buf[filled..]) {
+            Ok(0) => break,
+            Ok(bytes) => filled += bytes,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// Writes all `parts` one behind the other, in one call where the kernel takes all.
+fn write_parts(mut file: &File, parts: &[&[u8]]) -> io::Result<()> {
+    let mut slices: Vec<IoSlice<'_>> = parts
+        .iter()
+        .filter(|part| !part.is_empty())
+        .map(|part| IoSlice::new(part))
+        .collect();
+    let mut left = slices.as_mut_slice();
+    while !left.is_empty() {
+        match file.write_vectored(left) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(bytes) => IoSlice::advance_slices(&mut left, bytes),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 impl StoreWriter {
@@ -248,8 +300,7 @@ impl StoreWriter {
         let path = dir.join(path);
         let number = self.tmp_count.fetch_add(1, Ordering::Relaxed);
         let tmp = dir.join(format!("{TMP_PREFIX}{number}"));
-        let written = File::create(&tmp)
-            .and_then(|mut file| parts.iter().try_for_each(|part| file.write_all(part)));
+        let written = File::create(&tmp).and_then(|file| write_parts(&file, parts));
         let renamed = written.and_then(|()| match fs::rename(&tmp, &path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 path.parent().map_or(Ok(()), fs::create_dir_all)?;
