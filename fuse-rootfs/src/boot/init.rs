@@ -149,7 +149,12 @@ fn live_root(
         ram_copy::copy_to_ram(&mut medium, build_id)?;
         marks.mark("toram");
     }
-    layers::stack(loader, &medium.layers, params.writable_mib)?;
+    layers::stack(
+        loader,
+        &medium.layers,
+        layers::Reading::Cached,
+        params.writable_mib,
+    )?;
     marks.mark("layers");
     if medium.root.join("boot").is_dir() {
         mounts::bind_read_only(&medium.root.join("boot"), &Path::new(SYSROOT).join("boot"))?;

@@ -6,7 +6,7 @@
 use super::error::{BootError, LayerError};
 use super::modules::loader::Loader;
 use super::mounts::{self, SYSROOT, run_dir};
-use super::{isofile, log};
+use super::{isofile, log, read_ahead};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags};
 use rustix::mount::{fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount};
 use std::fs::{self, File};
@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 const MAX_LIST_BYTES: u64 = 4096;
 const MAX_LAYERS: usize = 32;
 const MAX_NAME_BYTES: usize = 64;
+/// The layer with the guests' kernel and disks: these are read from front to back, or by guests that read ahead themselves.
+const GUESTS: &str = "guests";
 /// `struct erofs_super_block` (linux fs/erofs/erofs_fs.h): at byte 1024; magic at 0, log2 of the block size at 12 (u8), blocks at 36 (u32).
 const SUPERBLOCK_OFFSET: u64 = 1024;
 const MAGIC: [u8; 4] = [0xe2, 0xe1, 0xf5, 0xe0];
@@ -175,12 +177,32 @@ pub fn read_layers(dir: &Path) -> Result<Vec<Layer>, LayerError> {
         .collect()
 }
 
+/// How the kernel reads the layers' files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// Through the page cache of their file system.
+    Cached,
+    /// Past it: of a file that streams nothing is read but what is asked of the layer, where the page cache's own read-ahead
+    /// would run on into whatever lies behind a file; and nothing is in memory twice.
+    Direct,
+}
+
 /// Mounts one layer; from the file, else over a loop device.
-fn mount_layer(loader: &Loader, layer: &Layer) -> Result<PathBuf, BootError> {
+fn mount_layer(loader: &Loader, layer: &Layer, reading: Reading) -> Result<PathBuf, BootError> {
     let target = run_dir("layers").join(&layer.name);
     mounts::make_dir(&target)?;
-    let direct = mounts::mount_plain(&layer.path, &target, "erofs", MountFlags::RDONLY, "");
-    let Err(first) = direct else {
+    let mount =
+        |options| mounts::mount_plain(&layer.path, &target, "erofs", MountFlags::RDONLY, options);
+    // `directio`: Linux 6.13, and 6.12 from its fourth update on.
+    if reading == Reading::Direct && mount("directio").is_ok() {
+        if layer.name != GUESTS
+            && let Err(error) = read_ahead::lessen_newest()
+        {
+            log::debug(|| format!("the read-ahead of `{}`: {error}", layer.name));
+        }
+        return Ok(target);
+    }
+    let Err(first) = mount("") else {
         return Ok(target);
     };
     log::debug(|| {
@@ -205,6 +227,7 @@ fn mount_layer(loader: &Loader, layer: &Layer) -> Result<PathBuf, BootError> {
 pub fn stack(
     loader: &Loader,
     layers: &[Layer],
+    reading: Reading,
     writable_mib: Option<u64>,
 ) -> Result<(), BootError> {
     for module in ["erofs", "overlay"] {
@@ -214,7 +237,7 @@ pub fn stack(
     }
     let lower: Vec<PathBuf> = layers
         .iter()
-        .map(|layer| mount_layer(loader, layer))
+        .map(|layer| mount_layer(loader, layer, reading))
         .collect::<Result<_, _>>()?;
     let rw = run_dir("rw");
     let size = writable_mib.map_or_else(|| "50%".to_owned(), |mib| format!("{mib}m"));

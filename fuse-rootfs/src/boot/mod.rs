@@ -23,6 +23,7 @@ pub mod net;
 pub mod prepare;
 pub mod processors;
 pub mod ram_copy;
+pub mod read_ahead;
 pub mod rescue;
 pub mod screen;
 pub mod search;

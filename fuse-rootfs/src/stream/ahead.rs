@@ -4,7 +4,8 @@
 //! are waited for if the next chunk comes along, and half if three do. But a neighbour that nobody reads delays what somebody
 //! does. So as much is fetched as the line carries within one round trip, which is the time the reader waits anyway: nothing
 //! on a slow or near line, a megabyte at most on a fast and far one. While a bundle is coming nothing is: that knows better. What
-//! a boot misses of its profile lies here and there: the first few such misses bring nothing along.
+//! a boot misses of its profile lies here and there: until the system is ready, such misses bring nothing along, unless there are
+//! many.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +20,7 @@ const MOST_CHUNKS: usize = 6;
 /// What a request costs besides the round trip: waking threads here and there, the server's disk.
 const REQUEST_SECS: f64 = 0.002;
 /// So many misses behind a profile say that it no longer knows what is read.
-const STRAY_MISSES: u64 = 8;
+const STRAY_MISSES: u64 = 32;
 /// A round trip from which on one neighbour always comes along: 48 KB take as long at 10 Mbit/s.
 const FAR_RTT_SECS: f64 = 0.04;
 /// Neighbours in the order in which they come along: after three that follow, one that precedes.
@@ -53,10 +54,11 @@ fn budget(rtt_secs: f64, bytes_per_sec: Option<f64>) -> (u64, bool) {
 impl Ahead {
     /// A reader waits for the chunks from `first` to `last` of `layer`, which have been asked for.
     pub fn missed(&self, image: &Image, layer: usize, first: &Place, last: &Place) {
-        if !image.play.ended() {
+        if !image.play.ended() || !image.fetcher.policy().ahead {
             return;
         }
-        if image.play.has_profile() && self.strays.fetch_add(1, Ordering::Relaxed) < STRAY_MISSES {
+        let is_booting = image.play.has_profile() && image.ready.get().is_none();
+        if is_booting && self.strays.fetch_add(1, Ordering::Relaxed) < STRAY_MISSES {
             return;
         }
         let (rtt_secs, bytes_per_sec) = image.fetcher.mirrors.line();

@@ -17,6 +17,7 @@
 //! | `stall-secs` | how long a read may wait for the network before it fails; a day |
 //! | `stall-ms` | silence after which an attempt is given up; 2000 |
 //! | `connections` | most requests at a time; 64 |
+//! | `ahead` | `on`, or `off`: a miss brings nothing along |
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -50,6 +51,8 @@ pub struct Config {
     pub profile: Option<String>,
     /// A variant of the profile that is better, where there is one: `ready` has `ready-plain`.
     pub variant: Option<&'static str>,
+    /// The root file system of this machine is served; `/init` started it.
+    pub is_root: bool,
     /// Where the boot report is sent.
     pub report: Option<String>,
     /// Proxy for HTTP and HTTPS.
@@ -81,6 +84,7 @@ impl Default for Config {
             version: None,
             profile: Some("ready".into()),
             variant: None,
+            is_root: false,
             report: None,
             proxy: None,
             ca_file: None,
@@ -95,7 +99,7 @@ impl Default for Config {
     }
 }
 
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 18] = [
     "url",
     "key",
     "system",
@@ -113,6 +117,7 @@ const KEYS: [&str; 17] = [
     "stall-secs",
     "stall-ms",
     "connections",
+    "ahead",
 ];
 /// Most mirrors.
 pub const MAX_MIRRORS: usize = 16;
@@ -213,6 +218,16 @@ impl Config {
             "connections" => {
                 self.policy.connections = number(4, 256)? as usize;
                 self.policy.prefetches = self.policy.connections * 3 / 4;
+            }
+            "ahead" => {
+                self.policy.ahead = match value {
+                    "on" => true,
+                    "off" => false,
+                    _ => {
+                        let found = value.escape_debug();
+                        return Err(format!("`ahead` is `{found}`; expected `on` or `off`"));
+                    }
+                }
             }
             _ => {
                 let near = KEYS

@@ -185,6 +185,7 @@ pub fn run(words: &[&str]) -> Result<(), String> {
 
 fn serve_or_list(options: &Options, is_root: bool) -> Result<(), StreamError> {
     let mut config = Config::read(options.config.as_deref().unwrap_or(Path::new("")))?;
+    config.is_root = is_root;
     if is_root && hypervisor() == Hypervisor::None {
         config.variant = Some(PLAIN);
     }

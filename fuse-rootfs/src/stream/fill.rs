@@ -18,6 +18,8 @@ const IDLE: Duration = Duration::from_secs(2);
 const READ_BLOCKS: u64 = 256;
 /// … if so much of it (16 MiB) is not there yet.
 const UNREAD_BLOCKS: u64 = 4096;
+/// Before so many misses behind a profile, a boot goes without pages that nobody asked for: it may need none.
+const STRAY_MISSES: u64 = 3;
 /// Pages that are asked for together.
 const PAGES_AT_ONCE: usize = 8;
 const BLOCK: u64 = BLOCK_BYTES as u64;
@@ -41,7 +43,8 @@ impl FillState {
     }
 }
 
-/// Starts the fill in a thread of its own; pages are loaded in any case once the bundles have come.
+/// Starts the fill in a thread of its own. Pages are loaded in any case: at once if there is no profile, else when the system is
+/// ready or misses more than a little of its profile.
 pub fn start(image: &Arc<Image>, fill: Fill, state: &Arc<FillState>) {
     let (weak, state) = (Arc::downgrade(image), state.clone());
     let spawned = std::thread::Builder::new()
@@ -52,23 +55,32 @@ pub fn start(image: &Arc<Image>, fill: Fill, state: &Arc<FillState>) {
             if !profiled {
                 load_pages(&weak, 0); // everything will have to be looked up
             }
-            while weak
-                .upgrade()
-                .is_some_and(|image| !image.play.ended() && !image.fetcher.stopping())
-            {
-                std::thread::sleep(Duration::from_millis(100));
-            }
-            if profiled {
-                load_pages(&weak, READ_BLOCKS);
-            }
+            wait_while(&weak, |image| !image.play.ended());
             if fill != Fill::Off {
-                run(&weak, fill, &state);
+                run(&weak, fill, &state); // it loads pages as it goes
+            } else if profiled {
+                let is_going_well = |image: &Image| {
+                    image.ready.get().is_none()
+                        && image.counters.misses.load(Ordering::Relaxed) < STRAY_MISSES
+                };
+                wait_while(&weak, is_going_well);
+                load_pages(&weak, READ_BLOCKS);
             }
         });
     if let Err(error) = spawned {
         log::warn(format!(
             "cannot start a thread for the background fill: {error}"
         ));
+    }
+}
+
+/// Waits while `condition` holds and the image is used.
+fn wait_while(image: &Weak<Image>, condition: impl Fn(&Image) -> bool) {
+    while image
+        .upgrade()
+        .is_some_and(|image| condition(&image) && !image.fetcher.stopping())
+    {
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
 

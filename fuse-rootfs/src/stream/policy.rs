@@ -60,6 +60,8 @@ pub struct Policy {
     pub prefetches: usize,
     /// Most requests at a time of the background fill.
     pub fills: usize,
+    /// Whether a miss brings its neighbours along.
+    pub ahead: bool,
     /// Most redirects followed for one request.
     pub redirects: u32,
 }
@@ -87,6 +89,7 @@ impl Default for Policy {
             connections: 64,
             prefetches: 48,
             fills: 4,
+            ahead: true,
             redirects: 4,
         }
     }

@@ -14,6 +14,7 @@ use super::json::Object;
 use super::source::http::Web;
 use crate::boot::log;
 use crate::boot::marks::now_ms;
+use crate::boot::read_ahead::Restorer;
 use crate::format::{Hypervisor, Report};
 
 /// How often a report is sent before it is given up, and the pause between.
@@ -124,6 +125,8 @@ pub struct Reporter {
     hypervisor: Hypervisor,
     /// Where to, and how. Set up at the start: names and certificates may be gone later.
     receiver: Option<(Arc<Web>, String)>,
+    /// For the root file system: whose read-ahead was lessened for the boot.
+    read_ahead: Option<Restorer>,
 }
 
 impl Reporter {
@@ -146,6 +149,7 @@ impl Reporter {
         Ok(Self {
             hypervisor: hypervisor(),
             receiver,
+            read_ahead: config.is_root.then(Restorer::open).flatten(),
         })
     }
 
@@ -159,6 +163,9 @@ impl Reporter {
         });
         if is_first {
             log::info(figures.line());
+            if let Some(read_ahead) = &self.read_ahead {
+                read_ahead.restore();
+            }
             self.send(image);
         }
         figures

@@ -9,7 +9,7 @@ use super::progress::Progress;
 use crate::boot::cache_disk::Finder;
 use crate::boot::error::BootError;
 use crate::boot::handover;
-use crate::boot::layers::{self, Layer};
+use crate::boot::layers::{self, Layer, Reading};
 use crate::boot::log;
 use crate::boot::marks::{Marks, json_string};
 use crate::boot::modules::loader::Loader;
@@ -102,7 +102,7 @@ impl Streamed {
         ));
         marks.mark("stream");
         let layers = layers::read_layers(&dir())?;
-        layers::stack(loader, &layers, writable_mib)?;
+        layers::stack(loader, &layers, Reading::Direct, writable_mib)?;
         marks.mark("layers");
         check_modules();
         Ok((mounted, layers))
