@@ -1,8 +1,10 @@
-//! Publishes the images of `ci/bench stream`: `publish FOLDER LEVEL`.
+//! Publishes the images of `ci/bench stream`: `publish FOLDER LEVEL`, or `publish FOLDER 2005`.
 //!
 //! In: `raw/base.erofs`, `raw/site.erofs`, `raw/guests.erofs`; `profile.trace`, another boot than the one that is replayed, with
 //! lines `<µs> <layer> <offset> <length>` and marks `# mark <name> <µs>`. Out: `www/store` and its public key `store.pub`. Each
 //! mark becomes a profile of what was read until then and in a twentieth of the time more: another boot reads a little sooner.
+//! With `2005`, the same as in that design as far as our format goes: blocks of 256 KiB, gzip -6, no profile, no metadata ahead;
+//! into `www/store2005`.
 
 use std::error::Error;
 use std::fs;
@@ -18,6 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("usage: publish FOLDER LEVEL".into());
     };
     let folder = Path::new(folder);
+    let is_old = level == "2005";
     let text = fs::read_to_string(folder.join("profile.trace"))?;
     let mut profiles = Vec::new();
     for line in text.lines() {
@@ -34,8 +37,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         Ok::<_, Box<dyn Error>>(Image {
             name: Name::new(name)?,
             path: folder.join(format!("raw/{name}.erofs")),
-            stacked: None,
-            raw: false,
+            stacked: Some(true),
+            fixed_bytes: is_old.then_some(256 << 10),
         })
     });
     let secret = folder.join("store.key");
@@ -46,19 +49,25 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let began = Instant::now();
     let request = PublishRequest {
-        store: folder.join("www/store"),
+        store: folder.join(if is_old { "www/store2005" } else { "www/store" }),
         images: images.into_iter().collect::<Result<_, _>>()?,
         system: Name::new("bench")?,
         system_label: None,
-        version: Some(Name::new("1")?),
+        version: Some(Name::new(if is_old { "2005" } else { "1" })?),
         label: Label::default(),
         created_secs: 1,
         signed_secs: 1,
-        packing: Packing {
-            codec: Codec::Zstd,
-            level: level.parse()?,
+        packing: match is_old {
+            true => Packing {
+                codec: Codec::Gzip,
+                level: 6,
+            },
+            false => Packing {
+                codec: Codec::Zstd,
+                level: level.parse()?,
+            },
         },
-        profiles,
+        profiles: if is_old { Vec::new() } else { profiles },
         carry_profiles: false,
         keep: None,
         dry_run: false,

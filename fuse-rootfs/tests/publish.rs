@@ -42,7 +42,7 @@ impl House {
             name: common::name(name.split('.').next().unwrap()),
             path,
             stacked: None,
-            raw: false,
+            fixed_bytes: None,
         }
     }
 
@@ -928,7 +928,7 @@ fn publishes_for_the_test_above() {
             name: name("base"),
             path: dir.join("base.erofs"),
             stacked: None,
-            raw: false,
+            fixed_bytes: None,
         }],
         system: name("demo"),
         system_label: None,

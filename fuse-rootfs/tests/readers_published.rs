@@ -97,7 +97,7 @@ impl Lab {
                 name: Name::new("base").unwrap(),
                 path: image,
                 stacked: None,
-                raw: false,
+                fixed_bytes: None,
             }],
             system: Name::new("demo").unwrap(),
             system_label: None,

@@ -34,7 +34,7 @@ fn request(dir: &Path, codec: Codec) -> PublishRequest {
             name: name("text"),
             path: dir.join("text.img"),
             stacked: None,
-            raw: false,
+            fixed_bytes: None,
         }],
         system: name("demo"),
         system_label: None,

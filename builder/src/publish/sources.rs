@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
-use fuse_rootfs::format::Name;
+use fuse_rootfs::format::{CHUNK_BYTES, Name};
 use fuse_rootfs::publish::Image;
 use hypervisor_image::{IsoReader, MediumManifest};
 use sha2::{Digest as _, Sha256};
@@ -193,7 +193,7 @@ impl Prepared {
             name,
             path,
             stacked: None,
-            raw,
+            fixed_bytes: raw.then_some(CHUNK_BYTES),
         });
     }
 }

@@ -77,7 +77,7 @@ pub fn publish(
             name: name(layer.name)?,
             path: layer.path.clone(),
             stacked: Some(true),
-            raw: false,
+            fixed_bytes: None,
         });
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH);

@@ -7,7 +7,7 @@ use std::io;
 
 use super::ReadAt;
 use super::erofs::Extent;
-use crate::format::CHUNK_BYTES;
+use crate::format::{BLOCK_BYTES, CHUNK_BYTES, MAX_CHUNK_BYTES};
 
 /// A small file ends its run if its hash is 0 modulo this, so that runs begin anew soon after a change. Of a base system of 275 MB,
 /// 1 makes 9500 chunks, 8 makes 2800, and an update of eight packages costs the same within 3 %.
@@ -36,12 +36,16 @@ impl Cut {
     }
 }
 
-/// Cuts `[0, bytes)` every [`CHUNK_BYTES`].
+/// Cuts `[0, bytes)` every `chunk_bytes`, which the format limits.
 #[must_use]
-pub fn fixed(bytes: u64) -> Vec<Cut> {
-    let mut cutter = Cutter::default();
-    cutter.whole(0, bytes);
-    cutter.cuts
+pub fn fixed(bytes: u64, chunk_bytes: u32) -> Vec<Cut> {
+    let chunk = u64::from(chunk_bytes.clamp(BLOCK_BYTES, MAX_CHUNK_BYTES));
+    (0..bytes.div_ceil(chunk))
+        .map(|number| Cut {
+            start: number * chunk,
+            end: bytes.min((number + 1) * chunk),
+        })
+        .collect()
 }
 
 /// Cuts an image at the borders of its files: `extents`, ascending and disjoint.

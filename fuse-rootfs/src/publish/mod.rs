@@ -15,6 +15,7 @@ mod pages;
 mod profiles;
 mod read_at;
 mod request;
+mod round_up;
 mod store;
 mod stored;
 pub(crate) mod two_hashes;

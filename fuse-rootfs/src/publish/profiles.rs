@@ -8,6 +8,7 @@ use super::by_file::{Mapped, to_blocks, to_files};
 use super::erofs::{self, ErofsError};
 use super::pages::put_if_new;
 use super::request::{add_metadata, add_trace, index_before, next_serial};
+use super::round_up::round_up;
 use super::stored::StoredImage;
 use super::upkeep::{find_system, find_version};
 use super::{Packing, PublishError, ReadAt, SigningKey, Store, StoreWriter};
@@ -403,6 +404,7 @@ fn build_all(
         .map(|(image, path)| (image as &dyn ReadAt, path.as_path()))
         .collect();
     let mut meta = Plan::default();
+    let mut pieces = Vec::new();
     for ((number, layer), image) in (0u16..).zip(&manifest.layers).zip(&stored) {
         if layer.kind == LayerKind::Erofs {
             let damaged = |source: ErofsError| PublishError::Image {
@@ -411,6 +413,7 @@ fn build_all(
             };
             let extents = erofs::file_extents(image).map_err(damaged)?;
             add_metadata(&mut meta, number, &extents, layer.image_bytes);
+            pieces.push((number, extents));
         }
     }
     let mapped = match change.add.iter().any(|(_, profile)| profile.is_by_file()) {
@@ -432,6 +435,11 @@ fn build_all(
         );
         if plan.is_empty() {
             return Err(PublishError::EmptyProfile { name: name.clone() });
+        }
+        for (number, extents) in &pieces {
+            if !round_up(&mut plan, *number, extents) {
+                break;
+            }
         }
         let kind = BundleKind::Profile;
         bundles.push(match before.bundle(name, kind, &plan) {

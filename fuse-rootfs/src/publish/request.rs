@@ -12,10 +12,11 @@ use super::cut;
 use super::erofs::{self, Extent};
 use super::pages::{put_if_new, store_pages};
 use super::profiles::{Before, Profile, of_predecessor, small};
+use super::round_up::round_up;
 use super::{ImageFile, Packing, PublishError, ReadAt, SigningKey, StoreWriter, Windows};
 use crate::format::{
-    BLOCK_BYTES, BundleKind, Digest, Head, HeadError, Index, Label, Layer, LayerKind, Manifest,
-    Name, ObjectKind, System, Trace, VerifyKey, Version,
+    BLOCK_BYTES, BundleKind, CHUNK_BYTES, Digest, Head, HeadError, Index, Label, Layer, LayerKind,
+    Manifest, Name, ObjectKind, System, Trace, VerifyKey, Version,
 };
 
 /// Blocks of metadata of one layer that go into the bundle at most (64 MiB): a file system of a million files has a third of it.
@@ -32,8 +33,8 @@ pub struct Image {
     pub path: PathBuf,
     /// Whether overlayfs stacks it at boot; if not said, EROFS images are.
     pub stacked: Option<bool>,
-    /// Take it as it is, even if it is EROFS.
-    pub raw: bool,
+    /// Take it as it is, even if it is EROFS, and cut it every so many bytes, at most 1 MiB.
+    pub fixed_bytes: Option<u32>,
 }
 
 /// What to publish, and how.
@@ -298,7 +299,7 @@ impl<'a> Opened<'a> {
         let file = File::open(path).map_err(PublishError::io("open", path))?;
         let modified = file.metadata().and_then(|m| m.modified()).ok();
         let file = ImageFile::new(file).map_err(PublishError::io("read", path))?;
-        let extents = if image.raw || !erofs::is_erofs(&file) {
+        let extents = if image.fixed_bytes.is_some() || !erofs::is_erofs(&file) {
             None
         } else {
             let windows = Windows::new(&file);
@@ -346,7 +347,10 @@ fn store_layer(
         Some(extents) => {
             cut::at_files(&opened.file, extents).map_err(PublishError::io("read", path))?
         }
-        None => cut::fixed(opened.file.bytes()),
+        None => {
+            let chunk = opened.image.fixed_bytes.unwrap_or(CHUNK_BYTES);
+            cut::fixed(opened.file.bytes(), chunk)
+        }
     };
     let stored = chunks::store_chunks(job, known, &opened.file, path, &cuts)?;
     let (pages, new_bytes) = store_pages(job.writer, &stored.chunks)?;
@@ -446,6 +450,12 @@ fn make_bundles(
         // Every reader has the metadata already.
         let mut plan = Plan::without(&meta);
         add_trace(&mut plan, &profile.blocks(&mapped), layers, &|_, _| true);
+        for (number, opened) in (0u16..).zip(opened) {
+            let extents = opened.extents.as_deref().unwrap_or_default();
+            if !round_up(&mut plan, number, extents) {
+                break;
+            }
+        }
         // One that was given must fit; of one that comes from other images nothing may be left.
         match (plan.is_empty(), profile.is_by_file()) {
             (true, false) => return Err(PublishError::EmptyProfile { name: name.clone() }),
