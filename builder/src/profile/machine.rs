@@ -20,6 +20,9 @@ const MAX_PART_BYTES: u64 = 256 << 20;
 /// Longest hypervisor, unpacked; Debian's has 3 MB.
 const MAX_XEN_BYTES: u64 = 64 << 20;
 
+/// An empty USB stick.
+const STICK_BYTES: u64 = 1 << 20;
+
 /// What is started.
 #[derive(Clone, Debug)]
 pub struct Parts {
@@ -84,6 +87,25 @@ impl Running {
         command.args(["-netdev", "user,id=net0"]);
         command.args(["-device", "virtio-net-pci,netdev=net0,romfile="]);
         command.args(["-device", "virtio-rng-pci"]);
+        // What nearly every machine has: its drivers are read on each of them, and belong into the profile.
+        command.args([
+            "-device",
+            "qemu-xhci,id=usb",
+            "-device",
+            "usb-kbd,bus=usb.0",
+        ]);
+        command.args(["-device", "usb-tablet,bus=usb.0"]);
+        command.args(["-device", "ide-cd,bus=ide.0"]);
+        let stick = dir.path().join("stick");
+        File::create(&stick)
+            .and_then(|file| file.set_len(STICK_BYTES))
+            .map_err(failed("make a file"))?;
+        command.arg("-drive").arg(joined(
+            "if=none,id=stick,format=raw,readonly=on,file=",
+            &stick,
+            "",
+        ));
+        command.args(["-device", "usb-storage,bus=usb.0,drive=stick"]);
         command.arg("-serial").arg(joined("file:", &console, ""));
         match &parts.xen {
             None => {

@@ -22,7 +22,7 @@ use crate::profile::{self, LIMIT, Parts, Recording, Taken, can_record, plain_nam
 use crate::recipe::Flavour;
 
 /// Raise when what is recorded changes.
-const REVISION: &str = "profile-1";
+const REVISION: &str = "profile-2";
 /// The stage's name in the cache and the log.
 const STAGE: &str = "profile";
 /// What a recording is called in the cache.
