@@ -37,17 +37,19 @@ pub fn site_entries(
     {
         lay(&mut site, name, cx, Target::Dom0)?;
     }
-    for program in ["guests", "guest-page"] {
+    for program in ["guests", "guest-page", "gasthaus-live"] {
         let bytes = assets::program(program)?.into_owned();
         site.insert(
             format!("usr/lib/gasthaus/{program}"),
             Entry::file(bytes, 0o755),
         );
     }
-    site.insert(
-        "usr/bin/guests".into(),
-        Entry::symlink("../lib/gasthaus/guests"),
-    );
+    for program in ["guests", "gasthaus-live"] {
+        site.insert(
+            format!("usr/bin/{program}"),
+            Entry::symlink(format!("../lib/gasthaus/{program}")),
+        );
+    }
 
     site.insert(
         "etc/hostname".into(),
