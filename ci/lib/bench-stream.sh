@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Called by ci/bench: bench-stream.sh [grid | full | OPTION…]: a recorded boot, replayed over slow lines by our client and by what people
+# Called by ci/bench: bench-stream.sh [grid | full | boot | OPTION…]: a recorded boot, replayed over slow lines by our client and by what people
 # do today (stream-bench says how). As root, for mounts. BENCH_DIR keeps what is made (2 GB). Prints tables in Markdown.
 #
 # Without arguments: to the log-in prompt, the lines of `usual` below, some ten minutes. `grid`: ours and 2005's on every line, a
 # quarter of an hour. `full`: every line and scheme, two hours,
-# for most of which slow schemes wait on slow lines. Anything else goes to `stream-bench run`, e.g. --rtt 50 --mbit 10,100
+# for most of which slow schemes wait on slow lines. `boot [OPTION…]`: real boots in QEMU at 50 ms and 100 Mbit/s, one for each scheme, beside what
+# the model predicts for them; a quarter of an hour. Anything else goes to `stream-bench run`, e.g. --rtt 50 --mbit 10,100
 # --scheme ours,fixed --until ready.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -60,6 +61,15 @@ if [ ! -e "$dir/www/all.squashfs" ]; then
 fi
 [ -e "$dir/squashfs.trace" ] || "$bench" squashfs "$dir" ci/boot-tests/data/dom0-boot-2.trace.gz
 [ -e "$dir/www/store/head" ] || "$publish" "$dir" "${LEVEL:-19}"
+if [ "${1:-}" = boot ]; then
+  # What boots for real is built where its lock file and its key may lie; the URL is given when it boots.
+  mkdir -p "$dir/net"
+  [ -e "$dir/net/gasthaus.lock" ] || [ ! -e gasthaus.lock ] || cp gasthaus.lock "$dir/net/"
+  (cd "$dir/net" && builder build --out out --output iso --output net-iso --output store --url http://10.0.2.2:8088)
+  ln -sfn ../net/out/store "$dir/www/net"
+  ln -sfn ../net/out/demo.iso "$dir/www/demo.iso"
+  [ -e "$dir/www/store2005/head" ] || "$publish" "$dir" 2005
+fi
 
 port=$((20000 + RANDOM % 10000))
 cat >"$dir/nginx.conf" <<CONF
@@ -88,6 +98,7 @@ usual() {
 case ${1:-} in
   "") usual ;;
   grid) run --rtt 1,20,50,100,200 --mbit 10,100,1000 --scheme ours,ours-cold,fixed ;;
+  boot) "$bench" boot "$dir" --origin "127.0.0.1:$port" --replay "$replay" "${@:2}" ;;
   full) run --rtt 1,20,50,100,200 --mbit 10,100,1000 ;;
   *) run "$@" ;;
 esac

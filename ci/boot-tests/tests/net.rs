@@ -24,6 +24,8 @@ const MOST_REQUESTS: u64 = 150;
 const MOST_XEN_BYTES: u64 = 54_000_000;
 const MOST_PLAIN_BYTES: u64 = 17_500_000;
 const URL: &str = "http://10.0.2.2:8088";
+/// A disk with the net ISO and room behind it.
+const DISK_BYTES: u64 = 1 << 30;
 
 /// The net ISO, with what the store's manifest says about the version that streams.
 fn artifacts() -> Artifacts {
@@ -129,11 +131,37 @@ fn bios_cd_streams_keeps_its_link_and_switches_off_quickly() {
 
 #[test]
 #[ignore = "boots VMs: run ci/test net"]
-fn bios_disk_streams() {
+fn bios_disk_streams_and_gets_a_cache_from_the_running_system() {
     let artifacts = artifacts();
     let _server = serve(&artifacts);
-    let qemu = Qemu::new("net-bios-disk", Firmware::Bios).medium(Medium::Disk, &artifacts.iso);
-    boot_streamed("net-bios-disk", qemu, &artifacts);
+    let dir = tempfile::tempdir().unwrap();
+    let disk = dir.path().join("disk.img");
+    std::fs::copy(&artifacts.iso, &disk).unwrap();
+    let file = std::fs::File::options().write(true).open(&disk).unwrap();
+    file.set_len(DISK_BYTES).unwrap();
+    let qemu = Qemu::new("net-bios-disk", Firmware::Bios).medium(Medium::Disk, &disk);
+    let mut vm = boot_streamed("net-bios-disk", qemu, &artifacts);
+    login(&mut vm);
+    sudo(&mut vm);
+    // By consent: nothing is changed without a yes, and what would be done is said.
+    let plan = done(&mut vm, "sudo -n gasthaus-live cache");
+    assert!(
+        plan.contains("`gasthaus-live cache create` would add partition"),
+        "{plan}"
+    );
+    let no = done(
+        &mut vm,
+        "echo no | sudo -n gasthaus-live cache create 2>&1 || true",
+    );
+    assert!(no.contains("nothing was changed"), "{no}");
+    let labels = "lsblk -rno PARTLABEL";
+    assert!(!done(&mut vm, labels).contains("gasthaus-cache"));
+    let made = done(&mut vm, "echo yes | sudo -n gasthaus-live cache create");
+    assert!(made.contains("used from the next start on"), "{made}");
+    let found = done(&mut vm, "udevadm settle; lsblk -rno PARTLABEL");
+    assert!(found.contains("gasthaus-cache"), "{found}");
+    let again = done(&mut vm, "sudo -n gasthaus-live cache create");
+    assert!(again.contains("in use from the next start on"), "{again}");
 }
 
 #[test]

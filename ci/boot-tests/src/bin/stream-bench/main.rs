@@ -9,11 +9,13 @@
 //!   device that this takes: `squashfs.trace`.
 //! - `run FOLDER [--rtt LIST] [--mbit LIST] [--scheme LIST] [--until MARK] [--think SECONDS] [--origin ADDRESS]
 //!   [--replay PROGRAM]` measures until the mark `login` or `ready`; the origin is a web server of FOLDER's `www/`.
+//! - `boot FOLDER [the same options, --flavour plain|xen]` boots for real, in QEMU: see `boot.rs`.
 //!
 //! A read of the trace begins when the one before has ended and the time has passed that the machine computed in between
 //! (scaled, so that all of it together is SECONDS up to the log-in prompt). Its stall is the time it takes. Reads are
 //! counted as if one waited for the other, for every scheme alike.
 
+mod boot;
 mod fixed;
 mod map;
 mod nbd;
@@ -43,7 +45,7 @@ type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
 const USAGE: &str = "usage: stream-bench map FOLDER TRACE NAME | pack FOLDER | squashfs FOLDER TRACE | \
                      run FOLDER [--rtt LIST] [--mbit LIST] [--scheme LIST] [--until MARK] [--think SECONDS] \
-                     [--origin ADDRESS] [--replay PROGRAM]";
+                     [--origin ADDRESS] [--replay PROGRAM] | boot FOLDER [--flavour plain|xen] [the same]";
 /// What the machine computes until the log-in prompt, where it is not emulated.
 const THINK: Duration = Duration::from_millis(4500);
 
@@ -65,6 +67,7 @@ fn run() -> Outcome {
         ["pack", folder] => fixed::pack(Path::new(folder)),
         ["squashfs", folder, trace] => squashfs::run(Path::new(folder), Path::new(trace)),
         ["run", folder, ref options @ ..] => measure(&Options::parse(folder, options)?),
+        ["boot", folder, ref options @ ..] => boots(&Options::parse(folder, options)?),
         _ => Err(USAGE.into()),
     }
 }
@@ -78,6 +81,8 @@ struct Options {
     think: Duration,
     origin: SocketAddr,
     replay: Option<PathBuf>,
+    /// What boots for real: `plain` or `xen`.
+    flavour: String,
 }
 
 impl Options {
@@ -91,6 +96,7 @@ impl Options {
             think: THINK,
             origin: SocketAddr::from(([127, 0, 0, 1], 8080)),
             replay: None,
+            flavour: "xen".into(),
         };
         for pair in options.chunks(2) {
             let [option, value] = pair else {
@@ -104,6 +110,7 @@ impl Options {
                 "--think" => parsed.think = Duration::try_from_secs_f64(value.parse()?)?,
                 "--origin" => parsed.origin = value.parse()?,
                 "--replay" => parsed.replay = Some(value.into()),
+                "--flavour" if ["plain", "xen"].contains(value) => parsed.flavour = (*value).into(),
                 other => return Err(format!("`{other}` was not expected\n{USAGE}").into()),
             }
         }
@@ -117,6 +124,20 @@ fn numbers(list: &str) -> Outcome<Vec<f64>> {
             .map_err(|_| format!("`{word}` in `{list}` is no number").into())
     };
     list.split(',').map(number).collect()
+}
+
+/// Boots every scheme on every line, beside the model's prediction, and prints the table.
+fn boots(options: &Options) -> Outcome {
+    let bench = Bench::load(
+        &options.folder,
+        &options.until,
+        options.think,
+        options.replay.clone(),
+    )?;
+    boot::run(options, &mut |name, shape| {
+        let line = Line::start(options.origin, shape)?;
+        bench.run(name, line.address())
+    })
 }
 
 /// Measures every scheme on every line and prints the table.
