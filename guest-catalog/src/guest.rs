@@ -78,7 +78,7 @@ pub enum Source {
     Image(ImageSource),
 }
 
-/// An image made by others, as it is published: raw, or raw inside gzip, xz, zstd, bzip2 or zip.
+/// An image made by others, as it is published: raw, qcow2, VMDK or VHD, alone or inside gzip, xz, zstd, bzip2 or zip.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct ImageSource {

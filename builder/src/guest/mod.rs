@@ -1,14 +1,15 @@
 //! Guests on the build host: their images found, unpacked and prepared, and one guest booted alone to try it.
 
+pub mod disk;
 mod image;
 mod inject;
 mod monitor;
 pub mod trial;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-pub use image::{MAX_IMAGE_BYTES, prepare, source_digest};
+pub use image::{MAX_IMAGE_BYTES, find, prepare, prepare_file, source_digest};
 
 /// Why a guest cannot be prepared or tried.
 #[derive(Debug, thiserror::Error)]
@@ -42,14 +43,22 @@ pub enum TryError {
         expected: String,
     },
     /// Not a raw image, and nothing that becomes one here.
-    #[error("the image `{}` is {found}; expected a raw disk, floppy or disc image, alone or inside gzip, xz, zstd, bzip2 or zip", path.display())]
+    #[error("the image `{}` is {found}; expected a disk (raw, qcow2, VMDK, VHD), floppy or disc, alone or inside gzip, xz, zstd, bzip2 or zip", path.display())]
     Format {
         /// The file.
         path: PathBuf,
         /// What it is.
         found: String,
-        /// How it becomes a raw image.
-        hint: Option<String>,
+    },
+    /// A disk image that is damaged, or not whole.
+    #[error("the image `{}` is {kind} that cannot be used", path.display())]
+    Disk {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+        /// Why.
+        source: disk::DiskError,
     },
     /// It grows beyond the bound.
     #[error("the image `{}` unpacks to more than {limit} bytes", path.display())]
@@ -136,7 +145,19 @@ impl TryError {
                 "get the file again; if it is another version on purpose, copy the definition and change its `sha256`"
                     .to_owned(),
             ),
-            Self::Format { hint, .. } => hint.clone(),
+            Self::Format { path, found } => format_hint(path, found),
+            Self::Disk { path, source, .. } => match source {
+                disk::DiskError::Refers { .. } => Some(format!(
+                    "if you trust it, make one file of it where it was made: `qemu-img convert -O raw {} disk.img`",
+                    path.display()
+                )),
+                disk::DiskError::Unsupported { .. } => Some(to_raw(path)),
+                disk::DiskError::Damaged { .. }
+                | disk::DiskError::Beyond { .. }
+                | disk::DiskError::Repeats { .. }
+                | disk::DiskError::Compressed { .. } => Some("get the file again".to_owned()),
+                _ => None,
+            },
             Self::NotUp { .. } => Some(
                 "give it longer with `--wait SECONDS`, or look at it: `gasthaus guest try NAME` without `--check`"
                     .to_owned(),
@@ -148,6 +169,13 @@ impl TryError {
         }
     }
 
+    fn format(path: &Path, found: String) -> Self {
+        Self::Format {
+            path: path.to_owned(),
+            found,
+        }
+    }
+
     fn file(attempt: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::File {
@@ -156,6 +184,25 @@ impl TryError {
             source,
         }
     }
+}
+
+fn format_hint(path: &Path, found: &str) -> Option<String> {
+    if found.contains("disk image") {
+        Some(to_raw(path))
+    } else if found.contains("web page") {
+        Some("a server sent a page in place of the file: get it again".to_owned())
+    } else if found.contains("archive") {
+        Some("unpack it and name the image itself".to_owned())
+    } else {
+        None
+    }
+}
+
+fn to_raw(path: &Path) -> String {
+    format!(
+        "make it raw: `qemu-img convert -O raw {} disk.img`",
+        path.display()
+    )
 }
 
 fn quoted(places: &[PathBuf]) -> String {
