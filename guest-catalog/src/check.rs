@@ -5,6 +5,16 @@ use crate::{Access, BootFrom, Guest, Mode, NetworkMode, Source, format};
 /// What `source.image` is called in the guest's folder.
 pub(crate) const SOURCE_IMAGE: &str = "disk.img";
 
+/// Whether nobody on the way can change what is fetched from `url`.
+fn is_trusted(url: &str) -> bool {
+    let on_this_host = ["http://127.0.0.1", "http://localhost", "http://[::1]"];
+    url.starts_with("https://")
+        || on_this_host.iter().any(|begin| {
+            url.strip_prefix(begin)
+                .is_some_and(|rest| rest.starts_with([':', '/']))
+        })
+}
+
 impl Guest {
     /// Everything wrong with the guest, as path of the key and kind of problem; empty for a good guest.
     ///
@@ -100,15 +110,38 @@ impl Guest {
                 "needs the key `initrd`: a builtin guest lives in its initramfs".into(),
             );
         }
-        if matches!(self.source, Source::Image(_))
+        let becomes_disk = match self.source {
+            Source::Image(_) => Some("source.image"),
+            Source::Url(_) => Some("source.url"),
+            Source::Builtin(_) | Source::Debian(_) => None,
+        };
+        if let Some(source) = becomes_disk
             && !self.disks.iter().any(|disk| disk.image == SOURCE_IMAGE)
         {
             conflict(
                 "disks".into(),
                 format!(
-                    "has no disk with the image `{SOURCE_IMAGE}`, which is what `source.image` becomes"
+                    "has no disk with the image `{SOURCE_IMAGE}`, which is what `{source}` becomes"
                 ),
             );
+        }
+        if let Source::Url(source) = &self.source {
+            match (&source.sha256, &source.sums) {
+                (None, None) => conflict(
+                    "source.url".into(),
+                    "needs one of `sha256`, `sums`: how else to know that the file is the one that was meant"
+                        .into(),
+                ),
+                (Some(_), Some(_)) => conflict(
+                    "source.url.sums".into(),
+                    "is of no use beside `sha256`".into(),
+                ),
+                (None, Some(sums)) if !is_trusted(sums) => conflict(
+                    "source.url.sums".into(),
+                    format!("is `{sums}`; use `https://`, since nothing else vouches for the list"),
+                ),
+                _ => {}
+            }
         }
         if let Source::Debian(debian) = &self.source {
             if self.disks.is_empty() {

@@ -62,6 +62,10 @@ pub(crate) fn check(format: &str, text: &str) -> Result<(), &'static str> {
                 }),
             "an address that begins with `https://` or `http://`",
         ),
+        "url" => (
+            is_file_url(text),
+            "the address of a file that begins with `https://` or `http://`: no `?`, no `#`, its name of letters, digits and `-_.+~`",
+        ),
         "block-device" => (
             is_block_device(text),
             "`xvda` to `xvdp`, or on an emulated PC `hda` to `hdd`, `fda`, `fdb`",
@@ -142,6 +146,29 @@ fn is_image_path(text: &str) -> bool {
     shape
         && is_plain(text, 255, |b| {
             b.is_ascii_alphanumeric() || b"-_.+~/".contains(&b)
+        })
+}
+
+/// Host, and a path whose last part is a plain file name: that is what the file is called everywhere.
+fn is_file_url(text: &str) -> bool {
+    let rest = text
+        .strip_prefix("https://")
+        .or_else(|| text.strip_prefix("http://"));
+    let Some((host, path)) = rest.and_then(|rest| rest.split_once('/')) else {
+        return false;
+    };
+    let name = path.rsplit('/').next().unwrap_or_default();
+    !host.is_empty()
+        && is_plain(host, 255, |b| {
+            b.is_ascii_alphanumeric() || b"-.:[]".contains(&b)
+        })
+        && is_plain(path, 1024, |b| {
+            b.is_ascii_alphanumeric() || b"-_.+~/%=,@".contains(&b)
+        })
+        && !name.is_empty()
+        && !name.starts_with('.')
+        && is_plain(name, 255, |b| {
+            b.is_ascii_alphanumeric() || b"-_.+~".contains(&b)
         })
 }
 
@@ -229,6 +256,28 @@ mod tests {
                 "homepage",
                 &["https://example.org/a"],
                 &["", "example.org", "javascript:1", "https://a b"],
+            ),
+            (
+                "url",
+                &[
+                    "https://example.org/a/b-1.0_x~1.img.xz",
+                    "http://127.0.0.1:80/a",
+                    "http://[::1]/a",
+                ],
+                &[
+                    "",
+                    "file:///etc/passwd",
+                    "https://example.org",
+                    "https://example.org/",
+                    "https:///a",
+                    "https://user:pw@example.org/a",
+                    "https://example.org/a?b",
+                    "https://example.org/a#b",
+                    "https://example.org/..",
+                    "https://example.org/a b",
+                    "https://example.org/a\"b",
+                    "https://example.org/a\nb",
+                ],
             ),
             (
                 "block-device",

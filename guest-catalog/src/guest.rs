@@ -76,6 +76,8 @@ pub enum Source {
     Debian(DebianSource),
     /// A disk, floppy or disc image made by others; the disk whose `image` is `disk.img`.
     Image(ImageSource),
+    /// The same, fetched from an address; the lock file holds its digest.
+    Url(UrlSource),
 }
 
 /// An image made by others, as it is published: raw, qcow2, VMDK or VHD, alone or inside gzip, xz, zstd, bzip2 or zip.
@@ -89,6 +91,32 @@ pub struct ImageSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "sha256"))]
     pub sha256: Option<String>,
+}
+
+/// An image made by others, fetched from where it is published. Held to `sha256`, or to what `sums` says when the lock is
+/// made; one of the two.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct UrlSource {
+    /// Address of the file: any image that `source.image` takes.
+    #[schemars(extend("format" = "url"))]
+    pub url: String,
+    /// SHA-256 of the file as published, 64 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "sha256"))]
+    pub sha256: Option<String>,
+    /// Address of the publisher's list of SHA-256 digests that names the file, as sha256sum(1) or BSD's sha256(1) writes it.
+    /// `https://`, since nothing else vouches for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "url"))]
+    pub sums: Option<String>,
+}
+
+impl UrlSource {
+    /// The file's name: the last part of its address.
+    pub fn file_name(&self) -> &str {
+        self.url.rsplit('/').next().unwrap_or_default()
+    }
 }
 
 /// Guests made of programs of this project alone.

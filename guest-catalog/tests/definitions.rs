@@ -196,7 +196,7 @@ fn every_field_wrong_in_turn() {
         (
             "[source.debian]",
             "[source.debain]",
-            "line 11: `source.debain` is no known key; allowed are `builtin`, `debian`, `image`; did you mean `debian`?",
+            "line 11: `source.debain` is no known key; allowed are `builtin`, `debian`, `image`, `url`; did you mean `debian`?",
         ),
         (
             "[source.debian]",
@@ -442,6 +442,54 @@ fn every_field_of_a_pc_wrong_in_turn() {
             found.iter().any(|message| message.starts_with(&expected)),
             "{to}\nexpected {expected}\nfound    {found:#?}"
         );
+    }
+    let from_url = |source: &str| {
+        let zeros = "0".repeat(64);
+        let (begin, end) = (PC.find("file = ").unwrap(), PC.find("[[disks]]").unwrap());
+        let text = [&PC[..begin], source, "\n", &PC[end..]].concat();
+        let text = text.replace("[source.image]", "[source.url]");
+        let parsed = Guest::parse("web/guest.toml", &text.replace("ZEROS", &zeros));
+        parsed.map(drop).map_err(|error| error.to_string())
+    };
+    let file = "url = \"https://example.org/a.img\"\n";
+    assert_eq!(from_url(&format!("{file}sha256 = \"ZEROS\"")), Ok(()));
+    let sums = format!("{file}sums = \"https://example.org/SHA256SUMS\"");
+    assert_eq!(from_url(&sums), Ok(()));
+    for (source, expected) in [
+        (
+            file.to_owned(),
+            "`source.url` needs one of `sha256`, `sums`",
+        ),
+        (
+            format!("{sums}\nsha256 = \"ZEROS\""),
+            "`source.url.sums` is of no use beside",
+        ),
+        (
+            sums.replace("https://example.org/SHA", "http://example.org/SHA"),
+            "`source.url.sums` is `http://example.org/SHA256SUMS`; use `https://`",
+        ),
+        (
+            sums.replace(
+                "https://example.org/SHA",
+                "http://127.0.0.1.example.org/SHA",
+            ),
+            "use `https://`",
+        ),
+        (
+            file.replace("https", "ftp"),
+            "`source.url.url` is `\"ftp://example.org/a.img\"`; expected the address of a file",
+        ),
+        (
+            format!("{file}sha256 = \"abc\""),
+            "`source.url.sha256` is `\"abc\"`; expected 64 hexadecimal digits",
+        ),
+        (
+            format!("{file}sha1 = \"abc\""),
+            "`source.url.sha1` is no known key",
+        ),
+    ] {
+        let found = from_url(&source).unwrap_err();
+        assert!(found.contains(expected), "{expected}: {found}");
     }
     let paravirtual = problems(&GOOD.replacen("\"xvda\"", "\"hda\"", 1));
     assert_eq!(

@@ -109,6 +109,7 @@ fn request(package: &str) -> Request {
             suite("trixie-security", Place::Security),
         ],
         sets: vec![set("dom0", true), set("tools", false)],
+        inputs: Vec::new(),
     }
 }
 

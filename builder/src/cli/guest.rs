@@ -5,16 +5,19 @@ use std::process::Command;
 use std::time::Duration;
 
 use clap::{ArgAction, Subcommand};
+use gasthaus_debian::fetch::{FetchOptions, Fetcher};
 use guest_catalog::{BootFrom, Catalogue, Entry, Guest, Source};
 use serde::Serialize;
 
 use super::run::{Accel, accelerator, run_machine};
 use super::{CliResult, Context, output};
+use crate::cache::Cache;
 use crate::error::BuildError;
-use crate::guest::TryError;
-use crate::guest::trial::{self, Watch};
+use crate::guest::trial::{self, Published, Watch};
+use crate::guest::{self, TryError, pin};
 use crate::guest_source::{embedded, read_definition};
 use crate::qemu::{QemuError, find_qemu, firmware};
+use crate::stages::fetch::Bars;
 
 /// Show the catalogue of guests, check definitions, boot one guest alone
 #[derive(Debug, clap::Args)]
@@ -57,6 +60,10 @@ struct TryArgs {
     /// Folder with images; repeat it for more [also: GASTHAUS_IMAGES, the definition's folder, the current one]
     #[arg(long = "images", value_name = "DIR", env = "GASTHAUS_IMAGES", value_delimiter = ':', action = ArgAction::Append)]
     images: Vec<PathBuf>,
+
+    /// Use no network: the image must be in a folder, or in the cache from before
+    #[arg(long)]
+    offline: bool,
 
     /// Without a window: wait until the guest is up as its definition says, tell how long it took, and end it
     #[arg(long)]
@@ -108,6 +115,7 @@ fn source_word(guest: &Guest) -> &'static str {
         Source::Builtin(_) => "builtin",
         Source::Debian(_) => "debian",
         Source::Image(_) => "image",
+        Source::Url(_) => "url",
     }
 }
 
@@ -158,12 +166,22 @@ fn show(name: &str, json: bool) -> CliResult {
     row("licence", &guest.licence);
     row("homepage", guest.homepage.as_deref().unwrap_or("none"));
     row("source", source_word(guest));
-    if let Source::Image(source) = &guest.source {
-        row("image", &source.file);
-        row(
-            "sha256",
-            source.sha256.as_deref().unwrap_or("any file of that name"),
-        );
+    match &guest.source {
+        Source::Image(source) => {
+            row("image", &source.file);
+            let any = "any file of that name";
+            row("sha256", source.sha256.as_deref().unwrap_or(any));
+        }
+        Source::Url(source) => {
+            row("image", &source.url);
+            if let Some(sums) = &source.sums {
+                row("sha256", &format!("as listed in {sums}"));
+            }
+            if let Some(sha256) = &source.sha256 {
+                row("sha256", sha256);
+            }
+        }
+        Source::Builtin(_) | Source::Debian(_) => {}
     }
     let modes: Vec<&str> = guest.modes.iter().map(|mode| mode.as_str()).collect();
     row("modes", &modes.join(", "));
@@ -226,6 +244,40 @@ fn find(name: &str) -> Result<(Entry, PathBuf), BuildError> {
     Ok((catalogue()?.find(name)?.clone(), PathBuf::from(".")))
 }
 
+/// The guest's image, from a folder, the cache or its address.
+fn published(
+    guest: &Guest,
+    places: &[PathBuf],
+    offline: bool,
+    cx: &Context,
+) -> Result<Published, BuildError> {
+    trial::can_be_alone(guest)?;
+    match &guest.source {
+        Source::Url(source) => {
+            let cache = Cache::of_user()?;
+            let options = FetchOptions {
+                offline,
+                ..FetchOptions::default()
+            };
+            let fetcher = Fetcher::new(cache.root(), options)?;
+            let progress = Bars::new(&cx.ui, "download");
+            Ok(Published {
+                path: pin::have(source, places, &fetcher, &progress)?,
+                alone: true,
+            })
+        }
+        Source::Image(source) => Ok(Published {
+            path: guest::find(guest, source, places)?,
+            alone: source.sha256.is_some(),
+        }),
+        // Refused above.
+        Source::Builtin(_) | Source::Debian(_) => Ok(Published {
+            path: PathBuf::new(),
+            alone: true,
+        }),
+    }
+}
+
 fn try_guest(args: &TryArgs, cx: &Context) -> CliResult {
     let (entry, folder) = find(&args.guest)?;
     let guest = &entry.guest;
@@ -237,7 +289,8 @@ fn try_guest(args: &TryArgs, cx: &Context) -> CliResult {
         path: std::env::temp_dir(),
         source,
     })?;
-    let ready = trial::ready(&entry, &places, scratch.path())?;
+    let published = published(guest, &places, args.offline, cx)?;
+    let ready = trial::ready(&entry, &published, &places, scratch.path())?;
     let qemu = find_qemu()?;
     let mut command = Command::new(&qemu);
     command.args(accelerator(args.accel, &qemu, cx)?.arguments());

@@ -4,6 +4,7 @@ pub mod disk;
 mod image;
 mod inject;
 mod monitor;
+pub mod pin;
 pub mod trial;
 
 use std::io;
@@ -60,6 +61,19 @@ pub enum TryError {
         /// Why.
         source: disk::DiskError,
     },
+    /// The publisher's list of digests does not have the file.
+    #[error("the list `{sums}` has {found}; expected the SHA-256 of `{file}`")]
+    Sums {
+        /// The file.
+        file: String,
+        /// The list.
+        sums: String,
+        /// What it has instead.
+        found: String,
+    },
+    /// It cannot be fetched.
+    #[error(transparent)]
+    Fetch(#[from] gasthaus_debian::fetch::FetchError),
     /// It grows beyond the bound.
     #[error("the image `{}` unpacks to more than {limit} bytes", path.display())]
     TooLarge {
@@ -145,6 +159,8 @@ impl TryError {
                 "get the file again; if it is another version on purpose, copy the definition and change its `sha256`"
                     .to_owned(),
             ),
+            Self::Fetch(error) => fetch_hint(error),
+            Self::Sums { .. } => Some("look at the publisher's page; the file may be called otherwise".to_owned()),
             Self::Format { path, found } => format_hint(path, found),
             Self::Disk { path, source, .. } => match source {
                 disk::DiskError::Refers { .. } => Some(format!(
@@ -184,6 +200,33 @@ impl TryError {
             source,
         }
     }
+}
+
+/// The downloader's hints speak of Debian's mirrors.
+fn fetch_hint(error: &gasthaus_debian::fetch::FetchError) -> Option<String> {
+    use gasthaus_debian::fetch::FetchError as E;
+    let hint = match error {
+        E::NotFound { .. } => {
+            "publishers move old versions: look at their page, then copy the definition and change its `url`"
+        }
+        E::WrongDigest { .. } | E::TooShort { .. } | E::TooLong { .. } => {
+            "the publisher has another file there by now, or something on the way alters it: look at their page, then copy \
+             the definition and change its `sha256`"
+        }
+        E::UnknownHost { .. }
+        | E::Refused { .. }
+        | E::Connect { .. }
+        | E::Stalled { .. }
+        | E::Broken { .. } => {
+            "check the network and the proxy variables and try again (what came is kept); or get the file elsewhere and \
+             name its folder with `--images DIR`"
+        }
+        E::Offline { .. } => {
+            "run once without `--offline`, or name the folder of the file with `--images DIR`"
+        }
+        _ => return error.hint(),
+    };
+    Some(hint.to_owned())
 }
 
 fn format_hint(path: &Path, found: &str) -> Option<String> {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use guest_catalog::{Entry, Guest, QemuPlace, Source, render_qemu};
 
 use super::monitor::Monitor;
-use super::{TryError, prepare};
+use super::{TryError, prepare_file};
 
 /// Between two looks.
 const LOOK_PAUSE: Duration = Duration::from_millis(500);
@@ -31,23 +31,48 @@ pub struct Ready {
     pub page_port: Option<u16>,
 }
 
-/// Prepares the guest's disks in `folder` and says how QEMU runs it.
+/// The image of a guest as its publisher made it, found and verified.
+#[derive(Debug)]
+pub struct Published {
+    /// The file.
+    pub path: PathBuf,
+    /// Whether nothing may be taken from files beside it.
+    pub alone: bool,
+}
+
+/// Whether the guest can run without an image of ours around it.
 ///
 /// # Errors
-/// If its image is missing or wrong, or it is a guest that only lives in an image of ours.
-pub fn ready(entry: &Entry, places: &[PathBuf], folder: &Path) -> Result<Ready, TryError> {
-    let guest = &entry.guest;
+/// If it cannot; the error says why.
+pub fn can_be_alone(guest: &Guest) -> Result<(), TryError> {
     let not_alone = |reason| TryError::NotAlone {
         guest: guest.name.to_string(),
         reason,
     };
-    let Source::Image(source) = &guest.source else {
-        return Err(not_alone("its disk is made with the image it is in"));
-    };
-    if !guest.modes.iter().any(|mode| mode.is_pc()) {
-        return Err(not_alone("none of its modes is a PC (`hvm`, `kvm`)"));
+    match guest.source {
+        Source::Builtin(_) | Source::Debian(_) => {
+            Err(not_alone("its disk is made with the image it is in"))
+        }
+        Source::Image(_) | Source::Url(_) if !guest.modes.iter().any(|mode| mode.is_pc()) => {
+            Err(not_alone("none of its modes is a PC (`hvm`, `kvm`)"))
+        }
+        Source::Image(_) | Source::Url(_) => Ok(()),
     }
-    let raw = prepare(guest, source, places, folder)?;
+}
+
+/// Prepares the guest's disks in `folder` and says how QEMU runs it.
+///
+/// # Errors
+/// If its image is wrong, or it is a guest that only lives in an image of ours.
+pub fn ready(
+    entry: &Entry,
+    published: &Published,
+    places: &[PathBuf],
+    folder: &Path,
+) -> Result<Ready, TryError> {
+    let guest = &entry.guest;
+    can_be_alone(guest)?;
+    let raw = prepare_file(guest, &published.path, published.alone, folder)?;
     let page_port = match guest.health.http {
         Some(_) => Some(free_port()?),
         None => None,

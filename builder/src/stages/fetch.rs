@@ -3,7 +3,7 @@
 //! In: the locked recipe. Out: [`Debs`], the packages of each set with the paths of their files.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use super::StageCx;
 use crate::cli::ui::{StageBar, Ui};
 use crate::error::BuildError;
+use crate::guest::TryError;
 use crate::pipeline::BuildRequest;
 
 /// The set of dom0's packages.
@@ -60,9 +61,22 @@ impl LocalDeb {
 #[derive(Clone, Debug, Default)]
 pub struct Debs {
     sets: BTreeMap<String, Vec<LocalDeb>>,
+    inputs: BTreeMap<String, PathBuf>,
 }
 
 impl Debs {
+    /// The file of the input `name`; `None` if there is no such input.
+    #[must_use]
+    pub fn input(&self, name: &str) -> Option<&Path> {
+        self.inputs.get(name).map(PathBuf::as_path)
+    }
+
+    /// Its SHA-256, which is what the cache calls it; hexadecimal.
+    #[must_use]
+    pub fn input_digest(&self, name: &str) -> Option<String> {
+        Some(self.input(name)?.file_name()?.to_str()?.to_owned())
+    }
+
     /// The packages of the set `name`; none if there is no such set.
     #[must_use]
     pub fn set(&self, name: &str) -> &[LocalDeb] {
@@ -80,7 +94,7 @@ impl Debs {
     }
 }
 
-/// Downloads what is not in the cache.
+/// Downloads what is not in the cache: packages, and images of guests that come from addresses.
 ///
 /// # Errors
 /// If no mirror is known although one is needed, or a package cannot be had.
@@ -90,7 +104,21 @@ pub fn fetch(
     request: &BuildRequest,
 ) -> Result<Debs, BuildError> {
     let sets: Vec<&str> = locked.sets.keys().map(String::as_str).collect();
-    fetch_sets(cx, locked, request, &sets)
+    let mut debs = fetch_sets(cx, locked, request, &sets)?;
+    if locked.inputs.is_empty() {
+        return Ok(debs);
+    }
+    cx.stage("fetch", "images", || {
+        let fetcher = fetcher(cx.cache.root(), request)?;
+        let wanted: Vec<Wanted> = locked.inputs.iter().map(Wanted::input).collect();
+        let progress = Bars::new(cx.ui, "download");
+        let paths = fetcher.fetch_all(&wanted, &progress);
+        let paths = paths.map_err(TryError::from)?;
+        let names = locked.inputs.iter().map(|input| input.name.clone());
+        debs.inputs = names.zip(paths).collect();
+        Ok(((), progress.fetched_files() == 0))
+    })?;
+    Ok(debs)
 }
 
 /// Downloads what is not in the cache of some sets.
@@ -125,7 +153,11 @@ pub fn fetch_sets(
             sets.entry(set).or_default().push(local(package, path));
         }
         let nothing_came = progress.fetched_files() == 0;
-        Ok((Debs { sets }, nothing_came))
+        let debs = Debs {
+            sets,
+            inputs: BTreeMap::new(),
+        };
+        Ok((debs, nothing_came))
     })
 }
 
@@ -133,10 +165,7 @@ pub fn fetch_sets(
 ///
 /// # Errors
 /// If the cache cannot be used.
-pub fn fetcher(
-    cache_root: &std::path::Path,
-    request: &BuildRequest,
-) -> Result<Fetcher, BuildError> {
+pub fn fetcher(cache_root: &Path, request: &BuildRequest) -> Result<Fetcher, BuildError> {
     let options = FetchOptions {
         offline: request.offline,
         ..FetchOptions::default()

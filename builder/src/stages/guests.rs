@@ -198,6 +198,11 @@ fn make_guest(
             parts.push(guest_image::source_digest(guest, source, &places)?.into_bytes());
             None
         }
+        Source::Url(_) => {
+            let digest = debs.input_digest(&guest_set(&name));
+            parts.push(digest.unwrap_or_default().into_bytes());
+            None
+        }
         Source::Debian(source) => {
             let content = DebianGuest::new(cx, source, &page)?;
             parts.push(debs.digest_of(&guest_set(&name)).to_vec());
@@ -225,6 +230,17 @@ fn make_guest(
                 }
                 (None, Source::Image(source)) => {
                     guest_image::prepare(guest, source, &places, scratch)?;
+                    Ok(())
+                }
+                (None, Source::Url(source)) => {
+                    let image = debs.input(&guest_set(&name));
+                    let image = image.ok_or_else(|| guest_image::TryError::NoImage {
+                        guest: name.clone(),
+                        file: source.url.clone(),
+                        places: Vec::new(),
+                        homepage: guest.homepage.clone(),
+                    })?;
+                    guest_image::prepare_file(guest, image, true, scratch)?;
                     Ok(())
                 }
                 (None, _) => tiny_initrd(cx, tools, kernel, &page, &scratch.join("initrd.zst")),

@@ -17,6 +17,7 @@ use crate::cache::Cache;
 use crate::cli::ui::Ui;
 use crate::definition::Dom0Definition;
 use crate::error::BuildError;
+use crate::guest::pin;
 use crate::guest_source::catalogue_of;
 use crate::pipeline::BuildRequest;
 
@@ -111,17 +112,17 @@ fn renew(
         .map_or(0, |since| since.as_secs());
     let keyring = Keyring::embedded();
     let progress = Bars::new(ui, "package lists");
-    Ok(resolve(
-        wanted,
-        &mirrors,
-        &fetcher(cache.root(), request)?,
-        &keyring,
-        now,
-        &progress,
-    )?)
+    let fetcher = fetcher(cache.root(), request)?;
+    let mut locked = resolve(wanted, &mirrors, &fetcher, &keyring, now, &progress)?;
+    for input in &wanted.inputs {
+        locked.inputs.push(pin::pin(input, &fetcher)?);
+    }
+    locked.inputs.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(locked)
 }
 
-/// What the recipe wants of the archive: a set for dom0, one for the tools, one for each guest that is a Debian system.
+/// What the recipe wants of the archive: a set for dom0, one for the tools, one for each guest that is a Debian system; and
+/// from elsewhere: the images of guests that come from addresses.
 ///
 /// # Errors
 /// If a definition or guest cannot be read.
@@ -150,14 +151,18 @@ pub fn request_of(request: &BuildRequest) -> Result<Request, BuildError> {
             ..PackageSet::default()
         },
     ];
+    let mut inputs = Vec::new();
     for entry in catalogue_of(recipe, &request.recipe_dir)?.entries() {
-        if let Source::Debian(source) = &entry.guest.source {
-            sets.push(PackageSet {
-                name: guest_set(entry.guest.name.as_str()),
+        let name = guest_set(entry.guest.name.as_str());
+        match &entry.guest.source {
+            Source::Debian(source) => sets.push(PackageSet {
+                name,
                 install: source.packages.clone(),
                 essential: true,
                 ..PackageSet::default()
-            });
+            }),
+            Source::Url(source) => inputs.push(pin::request(name, source)),
+            Source::Builtin(_) | Source::Image(_) => {}
         }
     }
     let components: Vec<&str> = recipe
@@ -166,10 +171,8 @@ pub fn request_of(request: &BuildRequest) -> Result<Request, BuildError> {
         .iter()
         .map(|c| c.as_str())
         .collect();
-    Ok(Request::debian(
-        recipe.debian.suite.as_str(),
-        ARCHITECTURE,
-        &components,
-        sets,
-    ))
+    let suite = recipe.debian.suite.as_str();
+    let mut request = Request::debian(suite, ARCHITECTURE, &components, sets);
+    request.inputs = inputs;
+    Ok(request)
 }

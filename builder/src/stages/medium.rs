@@ -442,11 +442,11 @@ fn layer_name(path: &str) -> String {
         .to_owned()
 }
 
-/// Every package that was locked.
+/// Every package and file that was locked; a file has its address for a version.
 #[must_use]
 pub fn inputs_of(locked: &LockedRecipe) -> Vec<Input> {
     let sets = locked.sets.iter();
-    sets.flat_map(|(set, packages)| {
+    let packages = sets.flat_map(|(set, packages)| {
         packages.iter().map(|package| Input {
             set: set.clone(),
             name: package.name.clone(),
@@ -455,6 +455,14 @@ pub fn inputs_of(locked: &LockedRecipe) -> Vec<Input> {
             bytes: package.bytes,
             sha256: package.sha256.to_string(),
         })
-    })
-    .collect()
+    });
+    let files = locked.inputs.iter().map(|input| Input {
+        set: input.name.clone(),
+        name: input.url.rsplit('/').next().unwrap_or_default().to_owned(),
+        version: input.url.clone(),
+        architecture: "all".to_owned(),
+        bytes: input.bytes,
+        sha256: input.sha256.to_string(),
+    });
+    packages.chain(files).collect()
 }

@@ -132,6 +132,14 @@ pub enum FetchError {
         /// What kind of file it is.
         kind: Kind,
     },
+    /// The server does not say how long its file is.
+    #[error("cannot fetch `{label}`: the server of `{url}` does not say how long the file is")]
+    NoLength {
+        /// What was to be fetched.
+        label: String,
+        /// From where.
+        url: String,
+    },
     /// No room for the download.
     #[error("cannot write `{path}`: the disk is full")]
     DiskFull {
@@ -187,6 +195,7 @@ impl FetchError {
             }
             Self::Cache { .. } => "check the folder's owner and mode, or name another with `GASTHAUS_CACHE`".into(),
             Self::Offline { .. } => "run once without `--offline`".into(),
+            Self::NoLength { .. } => "name another server that has it, or a file".into(),
             Self::Setup { .. } | Self::Status { .. } => return None,
         })
     }

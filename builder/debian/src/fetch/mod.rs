@@ -262,6 +262,22 @@ impl Fetcher {
         })
     }
 
+    /// How long the file at `url` is, as its server says.
+    ///
+    /// # Errors
+    /// As for any download; also when the server does not say it.
+    pub fn length_of(&self, url: &str, label: &str) -> Result<u64, FetchError> {
+        let Some(client) = &self.client else {
+            return Err(FetchError::Offline {
+                label: label.to_owned(),
+                url: url.to_owned(),
+            });
+        };
+        transfer::with_retries(&self.options, label, &NoProgress, || {
+            transfer::length_of(client, &self.options, url, label)
+        })
+    }
+
     fn fetch_one(&self, wanted: &Wanted, progress: &dyn Progress) -> Result<PathBuf, FetchError> {
         let path = self.cached_path(wanted);
         if cache::is_intact(&path, wanted)? {

@@ -316,3 +316,29 @@ pub(super) fn get_small(
     }
     Ok(body)
 }
+
+/// How long the file at `url` is. Its first byte is asked for, since some servers answer HEAD in ways of their own.
+pub(super) fn length_of(
+    client: &Client,
+    options: &FetchOptions,
+    url: &str,
+    label: &str,
+) -> Result<u64, FetchError> {
+    let response = client
+        .get(url)
+        .header(RANGE, "bytes=0-0")
+        .send()
+        .map_err(|e| classify(&e, options, label, url, 0))?;
+    let length = match response.status() {
+        StatusCode::PARTIAL_CONTENT => response
+            .headers()
+            .get(CONTENT_RANGE)
+            .and_then(|value| value.to_str().ok()?.rsplit_once('/')?.1.parse().ok()),
+        StatusCode::OK => response.content_length(),
+        status => return Err(refusal(status, label, url, Kind::Input)),
+    };
+    length.ok_or_else(|| FetchError::NoLength {
+        label: label.to_owned(),
+        url: url.to_owned(),
+    })
+}

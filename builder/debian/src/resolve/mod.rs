@@ -7,7 +7,7 @@ mod error;
 mod request;
 
 pub use error::ResolveError;
-pub use request::{PackageSet, Request, SuiteRequest};
+pub use request::{InputRequest, PackageSet, Request, SuiteRequest};
 
 use crate::digest::Sha256Digest;
 use crate::fetch::{FetchError, Fetcher, Kind, Progress, Wanted};

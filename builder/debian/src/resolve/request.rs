@@ -33,6 +33,19 @@ pub struct PackageSet {
     pub essential: bool,
 }
 
+/// A file from an address of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputRequest {
+    /// Its name in the lock.
+    pub name: String,
+    /// Its address.
+    pub url: String,
+    /// Its digest, if that is known beforehand.
+    pub sha256: Option<Sha256Digest>,
+    /// Address of the publisher's list of digests.
+    pub sums: Option<String>,
+}
+
 /// Everything a lock of packages depends on besides the archives' state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
@@ -42,6 +55,8 @@ pub struct Request {
     pub suites: Vec<SuiteRequest>,
     /// The sets.
     pub sets: Vec<PackageSet>,
+    /// Files from addresses of their own. [`crate::resolve::resolve`] leaves them to its caller.
+    pub inputs: Vec<InputRequest>,
 }
 
 impl Request {
@@ -69,6 +84,7 @@ impl Request {
             architecture: architecture.to_owned(),
             suites,
             sets,
+            inputs: Vec::new(),
         }
     }
 
@@ -110,6 +126,18 @@ impl Request {
                     .into_iter()
                     .for_each(|name| line(format_args!("{sign} {name}")));
             }
+        }
+        let mut inputs: Vec<&InputRequest> = self.inputs.iter().collect();
+        inputs.sort_by_key(|input| &input.name);
+        for input in inputs {
+            let sha256 = input.sha256.map(|digest| digest.to_string());
+            line(format_args!(
+                "input {} {} sha256={} sums={}",
+                input.name,
+                input.url,
+                sha256.unwrap_or_default(),
+                input.sums.as_deref().unwrap_or_default()
+            ));
         }
         Sha256Digest::of(text.as_bytes())
     }

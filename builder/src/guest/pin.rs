@@ -1,0 +1,184 @@
+//! What a definition's address stands for: pinned by digest and size, then fetched as packages are.
+//!
+//! In: [`UrlSource`] with a digest, or with the address of the publisher's list of digests. Out: a [`LockedInput`], and
+//! the verified file in the download cache.
+
+use std::path::{Path, PathBuf};
+
+use gasthaus_debian::Sha256Digest;
+use gasthaus_debian::fetch::{Fetcher, Progress, Wanted};
+use gasthaus_debian::lock::LockedInput;
+use gasthaus_debian::resolve::InputRequest;
+use guest_catalog::UrlSource;
+
+use super::{MAX_IMAGE_BYTES, TryError};
+
+/// Longest list of digests that is read; those of whole distributions have less.
+const MAX_SUMS_BYTES: u64 = 4 << 20;
+
+/// What the lock is asked to hold for the guest's image, under the name `name`.
+#[must_use]
+pub fn request(name: String, source: &UrlSource) -> InputRequest {
+    InputRequest {
+        name,
+        url: source.url.clone(),
+        // The definition was checked: 64 hexadecimal digits.
+        sha256: source.sha256.as_ref().and_then(|hex| hex.parse().ok()),
+        sums: source.sums.clone(),
+    }
+}
+
+/// Asks what `wanted` is now: its digest where that is not known, and its size.
+///
+/// # Errors
+/// If a server cannot be asked, the list does not have the file, or it is too large.
+pub fn pin(wanted: &InputRequest, fetcher: &Fetcher) -> Result<LockedInput, TryError> {
+    let file = wanted.url.rsplit('/').next().unwrap_or_default();
+    let sha256 = match (wanted.sha256, &wanted.sums) {
+        (Some(sha256), _) => sha256,
+        (None, Some(sums)) => {
+            let label = format!("digests of {file}");
+            let list = fetcher.get_unverified(sums, MAX_SUMS_BYTES, &label)?;
+            digest_in(&list, file).map_err(|found| TryError::Sums {
+                file: file.to_owned(),
+                sums: sums.clone(),
+                found,
+            })?
+        }
+        (None, None) => {
+            return Err(TryError::Sums {
+                file: file.to_owned(),
+                sums: wanted.url.clone(),
+                found: "no list at all".to_owned(),
+            });
+        }
+    };
+    let mut locked = LockedInput {
+        name: wanted.name.clone(),
+        url: wanted.url.clone(),
+        bytes: 0,
+        sha256,
+    };
+    // What is in the cache under its digest need not be asked for again, so this also works offline.
+    let cached = fetcher.cached_path(&Wanted::input(&locked));
+    locked.bytes = match std::fs::metadata(&cached) {
+        Ok(known) if known.is_file() => known.len(),
+        _ => fetcher.length_of(&wanted.url, file)?,
+    };
+    if locked.bytes > MAX_IMAGE_BYTES {
+        return Err(TryError::TooLarge {
+            path: PathBuf::from(&wanted.url),
+            limit: MAX_IMAGE_BYTES,
+        });
+    }
+    Ok(locked)
+}
+
+/// The image of `source`, verified: from one of `places` if it lies there under its name, else from the cache or its
+/// address.
+///
+/// # Errors
+/// If it cannot be had.
+pub fn have(
+    source: &UrlSource,
+    places: &[PathBuf],
+    fetcher: &Fetcher,
+    progress: &dyn Progress,
+) -> Result<PathBuf, TryError> {
+    let wanted = request(source.file_name().to_owned(), source);
+    if let Some(sha256) = wanted.sha256 {
+        let beside = places.iter().map(|place| place.join(source.file_name()));
+        for path in beside.filter(|path| path.is_file()) {
+            if has_digest(&path, &sha256)? {
+                return Ok(path);
+            }
+        }
+    }
+    let locked = pin(&wanted, fetcher)?;
+    let paths = fetcher.fetch_all(&[Wanted::input(&locked)], progress)?;
+    paths.into_iter().next().ok_or_else(|| TryError::Sums {
+        file: source.file_name().to_owned(),
+        sums: source.url.clone(),
+        found: "nothing".to_owned(),
+    })
+}
+
+fn has_digest(path: &Path, expected: &Sha256Digest) -> Result<bool, TryError> {
+    let file = std::fs::File::open(path).map_err(TryError::file("open", path))?;
+    let found = Sha256Digest::of_reader(file).map_err(TryError::file("read", path))?;
+    Ok(found.0 == *expected)
+}
+
+/// The digest of `file` in a list, as sha256sum(1) writes it (`<digest>  <file>`, ` *` before the name of a binary file),
+/// as BSD's sha256(1) does (`SHA256 (<file>) = <digest>`), or a digest alone. `Err` says what was found instead.
+pub fn digest_in(list: &[u8], file: &str) -> Result<Sha256Digest, String> {
+    let text = String::from_utf8_lossy(list);
+    let mut found: Option<Sha256Digest> = None;
+    let mut lines = 0usize;
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        lines += 1;
+        let bsd = line.strip_prefix("SHA256 (").and_then(|rest| {
+            let (name, digest) = rest.rsplit_once(") = ")?;
+            Some((digest, name))
+        });
+        let (digest, name) = match bsd {
+            Some(pair) => pair,
+            None => match line.split_once(char::is_whitespace) {
+                Some((digest, name)) => (digest, name.trim_start().trim_start_matches('*')),
+                None => (line, ""),
+            },
+        };
+        let Ok(digest) = digest.to_ascii_lowercase().parse::<Sha256Digest>() else {
+            continue;
+        };
+        let alone = name.is_empty() && text.trim() == line;
+        if alone || name.trim_start_matches("./") == file {
+            if found.is_some_and(|other| other != digest) {
+                return Err("two digests of it that differ".to_owned());
+            }
+            found = Some(digest);
+        }
+    }
+    found.ok_or_else(|| format!("no digest of it in {lines} lines"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_all_kinds_are_read() {
+        let (one, two) = ("1a".repeat(32), "2b".repeat(32));
+        let upper = one.to_ascii_uppercase();
+        let found = |list: &str| digest_in(list.as_bytes(), "x-1.0.img.xz").map(|d| d.to_string());
+        for list in [
+            format!("{two}  other\n{one}  x-1.0.img.xz\n"),
+            format!("{one} *x-1.0.img.xz\r\n"),
+            format!("{one}  ./x-1.0.img.xz\n"),
+            format!("SHA256 (x-1.0.img.xz) = {one}\nSHA256 (y) = {two}\n"),
+            format!(
+                "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\n# x-1.0.img.xz: 5 bytes\nSHA256 (x-1.0.img.xz) = {one}\n-----BEGIN PGP SIGNATURE-----\n"
+            ),
+            format!("{upper}\n"),
+            format!("{one}  x-1.0.img.xz\n{one}  x-1.0.img.xz\n"),
+        ] {
+            assert_eq!(found(&list).as_ref(), Ok(&one), "{list}");
+        }
+        for (list, words) in [
+            (String::new(), "no digest of it in 0 lines"),
+            (format!("{one}  x-1.0.img\n"), "in 1 lines"),
+            (format!("{one}  a/x-1.0.img.xz\n"), "in 1 lines"),
+            (format!("{one}\n{two}\n"), "in 2 lines"),
+            (format!("{}  x-1.0.img.xz\n", &one[..40]), "in 1 lines"),
+            (
+                format!("{one}  x-1.0.img.xz\n{two}  x-1.0.img.xz\n"),
+                "two digests of it that differ",
+            ),
+            ("<html>404</html>".to_owned(), "in 1 lines"),
+            ("\u{1b}[2J\0".repeat(1000), "in 1 lines"),
+        ] {
+            let error = found(&list).unwrap_err();
+            assert!(error.contains(words), "{list}: {error}");
+        }
+    }
+}

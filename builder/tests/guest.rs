@@ -1,0 +1,242 @@
+//! `gasthaus guest` as a user runs it, up to the command that would boot the guest: images from folders and from a
+//! server, in the formats of virtual machines; what is refused, and in which words.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use gasthaus_debian::Sha256Digest;
+use tempfile::TempDir;
+
+#[allow(dead_code, reason = "other tests need the rest of it")]
+#[path = "../debian/tests/support/server.rs"]
+mod server;
+use server::{Answer, Server};
+
+const DISK_BYTES: usize = 2 << 20;
+
+fn gasthaus(dir: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_gasthaus"))
+        .args(["--quiet", "guest"])
+        .args(arguments)
+        .current_dir(dir)
+        .env("GASTHAUS_CACHE", dir.join("cache"))
+        .env_remove("GASTHAUS_IMAGES")
+        .output()
+        .unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    let (out, err) = (&output.stdout, String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{err}");
+    String::from_utf8(out.clone()).unwrap()
+}
+
+/// What it says when it fails.
+fn stderr(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty());
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// A definition of the guest `x` with this source, in the file it returns.
+fn definition(dir: &Path, source: &str) -> String {
+    let text = format!(
+        "name = \"x\"\ndescription = \"x\"\nlicence = \"MIT\"\nmodes = [\"kvm\"]\nmemory-mib = 32\n{source}\n\
+         boot.from = \"bios\"\nhealth.screen = \"x\"\ndisks = [{{ device = \"hda\", image = \"disk.img\" }}]\n"
+    );
+    fs::write(dir.join("guest.toml"), text).unwrap();
+    "./guest.toml".to_owned()
+}
+
+fn disk() -> Vec<u8> {
+    let mut disk = vec![0; DISK_BYTES];
+    for (index, byte) in disk[100_000..900_000].iter_mut().enumerate() {
+        *byte = (index * index / 1000) as u8;
+    }
+    disk
+}
+
+fn qemu_img(arguments: &[&str], dir: &Path) {
+    let output = Command::new("qemu-img")
+        .args(arguments)
+        .current_dir(dir)
+        .output()
+        .expect("qemu-img (Debian package qemu-utils; `ci/lib/install.sh` installs it)");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+}
+
+/// The guest's disk, as `guest try` would boot it.
+fn prints(dir: &Path, more: &[&str]) -> String {
+    let arguments = [&["try", "./guest.toml", "--print"], more].concat();
+    stdout(&gasthaus(dir, &arguments))
+}
+
+#[test]
+fn a_guest_comes_from_an_address_once() {
+    let (server, dir) = (Server::start(), TempDir::new().unwrap());
+    let dir = dir.path();
+    fs::write(dir.join("raw"), disk()).unwrap();
+    qemu_img(&["convert", "-O", "qcow2", "-c", "raw", "x.qcow2"], dir);
+    let image = fs::read(dir.join("x.qcow2")).unwrap();
+    fs::remove_file(dir.join("x.qcow2")).unwrap();
+    let digest = Sha256Digest::of(&image).to_string();
+    // Broken off once: resumed.
+    server.put("a/x.qcow2", Answer::CutOnce(20_000, image.clone()));
+    let source = format!(
+        "source.url = {{ url = \"{}/a/x.qcow2\", sha256 = \"{digest}\" }}",
+        server.base
+    );
+    definition(dir, &source);
+    let line = prints(dir, &[]);
+    assert!(
+        line.contains("format=raw,if=ide") && line.contains("disk.img"),
+        "{line}"
+    );
+    let cached = dir.join("cache/inputs").join(&digest);
+    assert!(fs::read(&cached).unwrap() == image);
+    let asked = server.requests().len();
+    assert!(asked >= 2, "{:?}", server.requests());
+    prints(dir, &["--offline"]);
+    assert_eq!(server.requests().len(), asked);
+    let shown = stdout(&gasthaus(dir, &["show", "./guest.toml"]));
+    assert!(shown.contains(&format!("{}/a/x.qcow2", server.base)) && shown.contains(&digest));
+
+    // Without the cache, a folder that has the file will do.
+    fs::remove_dir_all(dir.join("cache")).unwrap();
+    let error = stderr(&gasthaus(
+        dir,
+        &["try", "./guest.toml", "--print", "--offline"],
+    ));
+    assert_eq!(
+        error,
+        format!(
+            "error: `x.qcow2` is not in the download cache, and `{}/a/x.qcow2` may not be asked offline\n\
+             hint: run once without `--offline`, or name the folder of the file with `--images DIR`\n",
+            server.base
+        )
+    );
+    fs::create_dir(dir.join("images")).unwrap();
+    fs::write(dir.join("images/x.qcow2"), &image).unwrap();
+    prints(dir, &["--offline", "--images", "images"]);
+}
+
+#[test]
+fn the_publishers_list_says_which_bytes() {
+    let (server, dir) = (Server::start(), TempDir::new().unwrap());
+    let (dir, image) = (dir.path(), disk());
+    let digest = Sha256Digest::of(&image).to_string();
+    server.put("x.img", Answer::Body(image.clone()));
+    let list = format!("{}  other.img\n{digest} *x.img\n", "0".repeat(64));
+    server.put("SHA256SUMS", Answer::Body(list.into_bytes()));
+    let source = format!(
+        "source.url = {{ url = \"{0}/x.img\", sums = \"{0}/SHA256SUMS\" }}",
+        server.base
+    );
+    definition(dir, &source);
+    prints(dir, &[]);
+    assert!(dir.join("cache/inputs").join(&digest).exists());
+
+    server.put("SHA256SUMS", Answer::Body(b"<html>".to_vec()));
+    let error = stderr(&gasthaus(dir, &["try", "./guest.toml", "--print"]));
+    assert_eq!(
+        error,
+        format!(
+            "error: the list `{}/SHA256SUMS` has no digest of it in 1 lines; expected the SHA-256 of `x.img`\n\
+             hint: look at the publisher's page; the file may be called otherwise\n",
+            server.base
+        )
+    );
+    server.put("SHA256SUMS", Answer::Body(vec![b'\n'; 5 << 20]));
+    let error = stderr(&gasthaus(dir, &["try", "./guest.toml", "--print"]));
+    assert!(
+        error.contains("is too long: at least 4194305 bytes"),
+        "{error}"
+    );
+
+    // A list that nobody vouches for.
+    definition(
+        dir,
+        "source.url = { url = \"https://example.org/x.img\", sums = \"http://example.org/SUMS\" }",
+    );
+    let error = stderr(&gasthaus(dir, &["check", "guest.toml"]));
+    assert!(
+        error.contains("`source.url.sums`") && error.contains("use `https://`"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_a_server_does_wrong_is_said() {
+    let (server, dir) = (Server::start(), TempDir::new().unwrap());
+    let (dir, image) = (dir.path(), disk());
+    let digest = Sha256Digest::of(&image).to_string();
+    let source = format!(
+        "source.url = {{ url = \"{}/x.img\", sha256 = \"{digest}\" }}",
+        server.base
+    );
+    definition(dir, &source);
+    let mut other = image.clone();
+    other[7] = 7;
+    for (answer, words) in [
+        (
+            Answer::Status(404),
+            "does not exist (status 404)\nhint: publishers move old versions",
+        ),
+        (Answer::Status(403), "answered with status 403"),
+        (Answer::Body(other), "has SHA-256 `"),
+        (
+            Answer::UntilClose(image.clone()),
+            "does not say how long the file is",
+        ),
+    ] {
+        server.put("x.img", answer);
+        let error = stderr(&gasthaus(dir, &["try", "./guest.toml", "--print"]));
+        assert!(error.contains(words), "{words}: {error}");
+        assert!(!dir.join("cache/inputs").join(&digest).exists());
+    }
+    server.put("x.img", Answer::Body(image));
+    prints(dir, &[]);
+}
+
+#[test]
+fn images_that_are_not_what_they_should_be_are_refused() {
+    let dir = TempDir::new().unwrap();
+    let dir = dir.path();
+    definition(dir, "source.image = { file = \"x.img\" }");
+    let tried = || stderr(&gasthaus(dir, &["try", "./guest.toml", "--print"]));
+    fs::write(dir.join("secret"), disk()).unwrap();
+    let secret = dir.join("secret");
+    let secret = secret.to_str().unwrap();
+    qemu_img(
+        &[
+            "create", "-q", "-f", "qcow2", "-b", secret, "-F", "raw", "x.img",
+        ],
+        dir,
+    );
+    assert_eq!(
+        tried(),
+        format!(
+            "error: the image `./x.img` is a qcow2 disk image that cannot be used\n  \
+             it is not all of the disk: its backing file is `{secret}`, which is not followed\n\
+             hint: if you trust it, make one file of it where it was made: `qemu-img convert -O raw ./x.img disk.img`\n"
+        )
+    );
+    fs::write(dir.join("x.img"), "<!DOCTYPE html><title>Log in</title>").unwrap();
+    assert_eq!(
+        tried(),
+        "error: the image `./x.img` is a web page; expected a disk (raw, qcow2, VMDK, VHD), floppy or disc, alone or inside gzip, \
+         xz, zstd, bzip2 or zip\nhint: a server sent a page in place of the file: get it again\n"
+    );
+    qemu_img(&["convert", "-O", "vdi", "secret", "x.img"], dir);
+    assert!(tried().contains("is a VDI disk image; expected"));
+    qemu_img(&["convert", "-O", "vmdk", "secret", "x.img"], dir);
+    let image = fs::read(dir.join("x.img")).unwrap();
+    fs::write(dir.join("x.img"), &image[..image.len() / 2]).unwrap();
+    let error = tried();
+    assert!(
+        error.contains("is a VMDK disk image that cannot be used\n  it is damaged or cut off: "),
+        "{error}"
+    );
+}
