@@ -89,7 +89,7 @@ impl Default for BootParams {
             toram: false,
             root: None,
             root_fstype: "ext4".into(),
-            init: "/sbin/init".into(),
+            init: super::handover::REAL_INIT.into(),
             module_params: BTreeMap::new(),
             blacklist: Vec::new(),
             net: NetParams::default(),

@@ -21,7 +21,7 @@ const NICENESS: i32 = -5;
 
 /// Builds what is to be built, if this machine runs guests at all.
 pub fn run(house: &House) -> Result<(), Failure> {
-    if house.hypervisor() == Hypervisor::None || house.guests_are_off() {
+    if house.hypervisor() == Hypervisor::None || house.guests_are_off() || !house.starts_in_full() {
         return Ok(());
     }
     let _held = state::lock_file(&house.run(LOCK), Duration::ZERO)?;

@@ -185,6 +185,15 @@ impl House {
         self.word("gasthaus.guests").as_deref() == Some("off")
     }
 
+    /// Whether systemd is to start everything: not a rescue shell, nor another target by name (systemd(1), "Kernel command line").
+    pub fn starts_in_full(&self) -> bool {
+        let line = self.read("proc/cmdline");
+        !line.split_whitespace().any(|word| {
+            const SMALL: [&str; 8] = ["rescue", "emergency", "single", "s", "S", "1", "-b", "-s"];
+            SMALL.contains(&word) || word.starts_with("systemd.unit=")
+        })
+    }
+
     /// Where the root streams from, if it does: `gasthaus-live` leaves the mirror's URL for us.
     pub fn source(&self) -> Option<String> {
         Some(self.read("run/gasthaus/source")).filter(|url| !url.is_empty())
@@ -263,8 +272,12 @@ mod tests {
             "proc/cmdline",
             "quiet gasthaus.build=00ff gasthaus.guests=on gasthaus.guests=off\n",
         );
-        assert!(house.guests_are_off());
+        assert!(house.guests_are_off() && house.starts_in_full());
         assert_eq!(house.build_id(), "00ff");
+        for small in ["quiet single", "systemd.unit=rescue.target ro", "1"] {
+            write("proc/cmdline", small);
+            assert!(!house.starts_in_full(), "{small}");
+        }
         write("run/gasthaus/build-id", "0123456789abcdef\n");
         assert_eq!(house.build_id(), "0123456789abcdef");
         write("sys/hypervisor/type", "xen\n");
