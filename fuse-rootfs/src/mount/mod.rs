@@ -16,6 +16,7 @@
 pub mod pool;
 pub mod session;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
@@ -51,6 +52,11 @@ const MAX_READ_BYTES: u32 = 1 << 20;
 const MAX_BACKGROUND: u16 = 64;
 /// The log names a failing read at most so often.
 const SAY_EVERY: Duration = Duration::from_secs(10);
+
+thread_local! {
+    /// What the thread answers with: new memory for each read would have to be cleared each time.
+    static READ: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// The directory.
 pub struct Dir {
@@ -155,9 +161,17 @@ impl Dir {
     }
 
     fn read_layer(&self, layer: usize, offset: u64, size: usize, reply: ReplyData) {
-        if let Some(bytes) = self.image.read_now(layer, offset, size) {
-            return reply.data(&bytes);
-        }
+        let now = READ.with_borrow_mut(|bytes| {
+            let there = self.image.read_now_into(layer, offset, size, bytes);
+            match there {
+                true => {
+                    reply.data(bytes);
+                    None
+                }
+                false => Some(reply),
+            }
+        });
+        let Some(reply) = now else { return };
         let (image, said) = (self.image.clone(), self.said.clone());
         self.pool
             .run(Box::new(move || match image.read(layer, offset, size) {

@@ -223,7 +223,7 @@ mod tests {
     /// Pieces of all lengths around the borders of blocks, at all places relative to them.
     #[test]
     fn both_digests_are_sha_256() {
-        let bytes: Vec<u8> = (0..40_000_u32)
+        let bytes: Vec<u8> = (0..80_000_u32)
             .map(|at| (at.wrapping_mul(2_654_435_761) >> 11) as u8)
             .collect();
         let lengths = [0, 1, 55, 56, 63, 64, 65, 119, 120, 127, 128, 4096, 4095];

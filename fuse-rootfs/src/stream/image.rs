@@ -142,14 +142,31 @@ impl Image {
     /// The bytes of `layer` from `offset` on, `length` of them or as many as the image has: without waiting, or `None`.
     #[must_use]
     pub fn read_now(&self, layer: usize, offset: u64, length: usize) -> Option<Vec<u8>> {
-        let end = self.end_of(layer, offset, length)?;
-        let mut out = vec![0; (end - offset) as usize];
+        let mut out = Vec::new();
+        self.read_now_into(layer, offset, length, &mut out)
+            .then_some(out)
+    }
+
+    /// The same into `out`, whatever it holds; `false` if that would mean to wait, and then `out` is of no use. With a vector that is
+    /// kept, nothing is allocated or cleared.
+    #[must_use]
+    pub fn read_now_into(
+        &self,
+        layer: usize,
+        offset: u64,
+        length: usize,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        let Some(end) = self.end_of(layer, offset, length) else {
+            return false;
+        };
+        out.resize((end - offset) as usize, 0);
         let blocks = offset / BLOCK..end.div_ceil(BLOCK);
-        let there = out.is_empty()
-            || self.cache.read(layer, offset, &mut out)
-            || self.zeros(layer, offset..end);
-        if !there {
-            return None;
+        if !out.is_empty() && !self.cache.read(layer, offset, out) {
+            if !self.zeros(layer, offset..end) {
+                return false;
+            }
+            out.fill(0);
         }
         self.trace.read(layer, blocks);
         self.counters.reads.fetch_add(1, Ordering::Relaxed);
@@ -157,7 +174,7 @@ impl Image {
         self.counters
             .bytes
             .fetch_add(out.len() as u64, Ordering::Relaxed);
-        Some(out)
+        true
     }
 
     /// The same, waiting as long as the policy says.
