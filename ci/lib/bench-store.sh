@@ -1,6 +1,11 @@
 #!/usr/bin/env bash
 # ci/bench store: what publishing costs, next to casync (Debian's package) on the same image in the same run, both at zstd-3.
-# One run each, one thread each, fresh stores; then an update of eight packages into the same stores.
+# One thread each, into fresh stores; then an update of eight packages into the same stores. ROUNDS (5) times, in turns; each row is
+# the round that took the least processor time, since others' work on the machine only ever adds to it.
+#
+# What each does: casync rolls a hash over the image, cuts at 64 KiB on average, names chunks by SHA-512/256, packs them by zstd 3 and
+# takes for good what is there. We follow the files of the EROFS image, cut at 128 KiB at most, take SHA-256 of chunks and of the whole
+# image, pack by zstd 3, unpack and compare what is there, write pages, a bundle of metadata, a manifest and a signature, and sync.
 #
 # desync is compared too where it is installed. LEVEL=N publishes with another level; IMAGE=file with another image (no update).
 set -euo pipefail
@@ -55,38 +60,47 @@ if [ -z "${IMAGE:-}" ] && [ ! -e "$update" ]; then
   pack 1700000001 "$update" "$dir/tree"
 fi
 
-rm -rf "$dir"/{ours,casync,desync} "$dir"/k.* "$dir"/*.tsv
+rm -rf "$dir"/k.* "$dir"/*.tsv "$dir"/*.counts
 "$gasthaus" --quiet key new "$dir/k.key" --no-password >/dev/null
-bytes() { find "$1" -type f -printf '%s\n' 2>/dev/null | awk '{ sum += $1 } END { printf "%.0f", sum }'; }
 cat "$base" >/dev/null # everyone finds it in the page cache
-ours() { "$helper" meter "$dir/$1.tsv" ours - "$gasthaus" --quiet publish "$2" --to "$dir/ours" --key "$dir/k.key" --jobs 1 --level "${LEVEL:-3}" >/dev/null; }
-theirs() { "$helper" meter "$dir/$1.tsv" casync - casync make --compression=zstd --store="$dir/casync" "$dir/$1.caibx" "$2" >/dev/null; }
-others() { "$helper" meter "$dir/$1.tsv" desync - desync make -n 1 -s "$dir/desync" "$dir/$1.desync.caibx" "$2" >/dev/null; }
-who="theirs ours"
-! command -v desync >/dev/null || { mkdir -p "$dir/desync" && who="theirs others ours"; }
+ours() { "$helper" meter "$dir/$1.tsv" ours - "$gasthaus" --quiet publish "$2" --to "$dir/ours" --key "$dir/k.key" --jobs 1 --level "${LEVEL:-3}" >/dev/null 2>&1; }
+casync() { "$helper" meter "$dir/$1.tsv" casync - casync make --compression=zstd --store="$dir/casync" "$dir/$1.caibx" "$2" >/dev/null 2>&1; }
+desync() { "$helper" meter "$dir/$1.tsv" desync - desync make -n 1 -s "$dir/desync" "$dir/$1.desync.caibx" "$2" >/dev/null 2>&1; }
+who="casync ours"
+! type -P desync >/dev/null || who="casync desync ours"
 
-report() { # report ROWS IMAGE: seconds of the meter, bytes of the stores
-  local size label wall cpu rest
-  size=$(stat -c %s "$2")
+publish() { # publish STAGE IMAGE: by everyone; notes objects and bytes of each store then
+  local tool
+  for tool in $who; do
+    sync && "$tool" "$1" "$2"
+    find "$dir/$tool" -type f -printf '%s\n' | awk '{ sum += $1 } END { printf "%d %.0f\n", NR, sum }' >"$dir/$tool.$1.counts"
+  done
+}
+report() { # report STAGE IMAGE [STAGE BEFORE]: the best round of each, and what its store grew by
+  local tool
   echo "| | wall s | processor s | MB/s | MB/s per processor second | objects | new MB |"
   echo "|---|---|---|---|---|---|---|"
-  while IFS=$'\t' read -r label wall cpu rest; do
-    awk -v l="$label" -v w="$wall" -v c="$cpu" -v s="$size" -v o="$(find "$dir/$label" -type f | wc -l)" -v n="$(bytes "$dir/$label")" \
-      -v b="$(cat "$dir/$label.before" 2>/dev/null || echo 0)" \
-      'BEGIN { printf "| %s | %.1f | %.1f | %.0f | %.0f | %d | %.1f |\n", l, w, c, s / w / 1e6, s / c / 1e6, o, (n - b) / 1e6 }'
-    bytes "$dir/$label" >"$dir/$label.before"
-  done <"$1"
+  for tool in $who; do
+    awk -F'\t' -v l="$tool" -v s="$(stat -c %s "$2")" -v counts="$(cat "$dir/$tool.$1.counts")" \
+      -v before="$([ -z "${3:-}" ] || cat "$dir/$tool.$3.counts")" '
+      $1 == l && (!c || $3 < c) { w = $2; c = $3 }
+      END { split(counts, n, " "); split(before, b, " ")
+        printf "| %s | %.2f | %.2f | %.0f | %.0f | %d | %.1f |\n", l, w, c, s / w / 1e6, s / c / 1e6, n[1], (n[2] - b[2]) / 1e6 }' "$dir/$1.tsv"
+  done
 }
 
-rm -f "$dir"/*.before
-for tool in $who; do sync && $tool first "$base"; done
+for _ in $(seq "${ROUNDS:-5}"); do
+  rm -rf "$dir"/{ours,casync,desync}
+  mkdir "$dir/desync"
+  publish first "$base"
+  [ ! -e "$update" ] || [ -n "${IMAGE:-}" ] || publish second "$update"
+done
 echo "A base system of $(($(stat -c %s "$base") / 1000000)) MB, new store:"
 echo
-report "$dir/first.tsv" "$base"
-if [ -e "$update" ] && [ -z "${IMAGE:-}" ]; then
-  for tool in $who; do sync && $tool second "$update"; done
+report first "$base"
+if [ -e "$dir/second.tsv" ]; then
   echo
   echo "Eight packages updated:"
   echo
-  report "$dir/second.tsv" "$update"
+  report second "$update" first
 fi
