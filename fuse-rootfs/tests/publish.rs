@@ -446,8 +446,13 @@ fn an_update_takes_the_profile_along_by_files() {
     request.profiles = vec![(name("ready"), Trace::parse(trace).unwrap().into())];
     publish(&request, &house.key, &()).unwrap();
     assert_eq!(
-        profile_blocks(&house, "v1", "ready"),
+        profile_blocks(&house, "v1", "ready")[..6],
         [(0, 8), (0, 9), (0, 4), (0, 5), (1, 5), (1, 6)]
+    );
+    assert_eq!(
+        profile_blocks(&house, "v1", "ready")[6..],
+        [(0, 6), (0, 7), (0, 10), (0, 11), (0, 12)],
+        "the small holes of both files"
     );
 
     let new = [
@@ -458,9 +463,13 @@ fn an_update_takes_the_profile_along_by_files() {
     request.carry_profiles = true;
     publish(&request, &house.key, &()).unwrap();
     assert_eq!(
-        profile_blocks(&house, "v2", "ready"),
+        profile_blocks(&house, "v2", "ready")[..6],
         [(0, 25), (0, 26), (0, 4), (0, 5), (1, 5), (1, 6)],
         "the second file moved by 17 blocks"
+    );
+    assert_eq!(
+        profile_blocks(&house, "v2", "ready")[6..],
+        [(0, 6), (0, 24), (0, 27), (0, 28), (0, 29)]
     );
     house.is_good();
     // The same once more finds everything there.
@@ -472,7 +481,7 @@ fn an_update_takes_the_profile_along_by_files() {
         Trace::parse("gasthaus-trace 1\nbase 5 1\n").unwrap().into(),
     )];
     publish(&request, &house.key, &()).unwrap();
-    assert_eq!(profile_blocks(&house, "v2", "ready"), [(0, 5)]);
+    assert_eq!(profile_blocks(&house, "v2", "ready"), [(0, 5), (0, 4)]);
     // Without being asked nothing is taken over.
     request.profiles = vec![];
     request.carry_profiles = false;
@@ -513,22 +522,27 @@ fn profiles_come_and_go_after_a_publish() {
     let changed = apply(&add).unwrap();
     assert!(changed.serial > serial && !changed.unchanged);
     assert_eq!(
-        profile_blocks(&house, "v1", "ready"),
+        profile_blocks(&house, "v1", "ready")[..4],
         [(0, 6), (0, 7), (0, 8), (0, 3)]
+    );
+    assert_eq!(
+        profile_blocks(&house, "v1", "ready")[4..],
+        [(0, 4), (0, 5), (0, 9), (0, 10), (0, 11)],
+        "the small holes of the file"
     );
     let listed: Vec<_> = changed
         .profiles
         .iter()
         .map(|p| (p.name.as_str(), p.blocks))
         .collect();
-    assert_eq!(listed, [("desktop", 1), ("ready", 4)]);
+    assert_eq!(listed, [("desktop", 9), ("ready", 9)]);
     house.is_good();
     assert!(apply(&add).unwrap().unchanged);
     let store = house.store();
     let by_files = publish::export_profile(&store, &house.index(), None, "v1", "ready").unwrap();
     assert_eq!(
         by_files.to_text(),
-        "gasthaus-profile 1\nbase 3 3 /aa\nbase 0 1 /aa\n"
+        "gasthaus-profile 1\nbase 3 3 /aa\nbase 0 3 /aa\nbase 6 3 /aa\n"
     );
 
     let removed = apply(&change(vec![], vec![name("desktop")])).unwrap();

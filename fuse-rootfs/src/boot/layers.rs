@@ -195,10 +195,8 @@ fn mount_layer(loader: &Loader, layer: &Layer, reading: Reading) -> Result<PathB
         |options| mounts::mount_plain(&layer.path, &target, "erofs", MountFlags::RDONLY, options);
     // `directio`: Linux 6.13, and 6.12 from its fourth update on.
     if reading == Reading::Direct && mount("directio").is_ok() {
-        if layer.name != GUESTS
-            && let Err(error) = read_ahead::lessen_newest()
-        {
-            log::debug(|| format!("the read-ahead of `{}`: {error}", layer.name));
+        if layer.name != GUESTS {
+            read_ahead::lessen_newest();
         }
         return Ok(target);
     }

@@ -8,7 +8,7 @@
 //! | `status.json` | what the daemon did so far, made anew at each open |
 //! | `trace` | what was read so far, in order (FORMAT.md, "Traces"), made anew at each open |
 //! | `ready` | for root: who opens it says that the system is ready; one line about the boot up to then |
-//! | `report` | the boot report (FORMAT.md §9.1), up to the moment of `ready` or so far |
+//! | `report` | the boot report (FORMAT.md §9.1), up to a while after `ready`, or so far |
 //!
 //! Reads that find their blocks are answered by the thread that took them; the others wait in [`pool`], so that a dead network
 //! never keeps anybody from a block that is there, nor from `status.json`.

@@ -17,7 +17,7 @@
 //! | `stall-secs` | how long a read may wait for the network before it fails; a day |
 //! | `stall-ms` | silence after which an attempt is given up; 2000 |
 //! | `connections` | most requests at a time; 64 |
-//! | `ahead` | `on`, or `off`: a miss brings nothing along |
+//! | `ahead` | 1; with 0 a miss brings nothing along |
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -220,14 +220,7 @@ impl Config {
                 self.policy.prefetches = self.policy.connections * 3 / 4;
             }
             "ahead" => {
-                self.policy.ahead = match value {
-                    "on" => true,
-                    "off" => false,
-                    _ => {
-                        let found = value.escape_debug();
-                        return Err(format!("`ahead` is `{found}`; expected `on` or `off`"));
-                    }
-                }
+                self.policy.ahead = number(0, 1)? == 1;
             }
             _ => {
                 let near = KEYS

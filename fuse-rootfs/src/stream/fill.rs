@@ -55,7 +55,7 @@ pub fn start(image: &Arc<Image>, fill: Fill, state: &Arc<FillState>) {
             if !profiled {
                 load_pages(&weak, 0); // everything will have to be looked up
             }
-            wait_while(&weak, |image| !image.play.ended());
+            wait_while(&weak, &|image| !image.play.ended());
             if fill != Fill::Off {
                 run(&weak, fill, &state); // it loads pages as it goes
             } else if profiled {
@@ -63,7 +63,7 @@ pub fn start(image: &Arc<Image>, fill: Fill, state: &Arc<FillState>) {
                     image.ready.get().is_none()
                         && image.counters.misses.load(Ordering::Relaxed) < STRAY_MISSES
                 };
-                wait_while(&weak, is_going_well);
+                wait_while(&weak, &is_going_well);
                 load_pages(&weak, READ_BLOCKS);
             }
         });
@@ -75,7 +75,7 @@ pub fn start(image: &Arc<Image>, fill: Fill, state: &Arc<FillState>) {
 }
 
 /// Waits while `condition` holds and the image is used.
-fn wait_while(image: &Weak<Image>, condition: impl Fn(&Image) -> bool) {
+fn wait_while(image: &Weak<Image>, condition: &dyn Fn(&Image) -> bool) {
     while image
         .upgrade()
         .is_some_and(|image| condition(&image) && !image.fetcher.stopping())

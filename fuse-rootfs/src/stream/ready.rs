@@ -1,7 +1,8 @@
 //! When the system is ready: the numbers of its boot, and the boot report.
 //!
-//! Who starts the house says so by opening the file `ready` in the daemon's mount. Then the trace is marked, the numbers are
-//! kept, one line goes to the log, and the report is sent where the settings say.
+//! Who starts the house says so by opening the file `ready` in the daemon's mount. Then the numbers are kept and one line goes to
+//! the log. Other parts of the boot go on beside that moment, sooner on one machine and later on the next: a while later the trace
+//! is marked, so that a profile made of it has what they read, and the report is sent where the settings say.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +21,9 @@ use crate::format::{Hypervisor, Report};
 /// How often a report is sent before it is given up, and the pause between.
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_secs(3);
+/// The trace goes on for so long after the system is ready, or for a quarter of its boot if that is more, but no longer than a minute.
+const GOES_ON: Duration = Duration::from_secs(5);
+const GOES_ON_MOST: Duration = Duration::from_secs(60);
 
 /// What is below this system; needs /sys.
 #[must_use]
@@ -119,14 +123,19 @@ impl Figures {
     }
 }
 
+/// How long the trace goes on after a boot that took so long, from the opening of the version on.
+fn goes_on(stream_ms: u64) -> Duration {
+    Duration::from_millis(stream_ms / 4).clamp(GOES_ON, GOES_ON_MOST)
+}
+
 /// Tells of the boot.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Reporter {
     hypervisor: Hypervisor,
     /// Where to, and how. Set up at the start: names and certificates may be gone later.
     receiver: Option<(Arc<Web>, String)>,
     /// For the root file system: whose read-ahead was lessened for the boot.
-    read_ahead: Option<Restorer>,
+    read_ahead: Option<Arc<Restorer>>,
 }
 
 impl Reporter {
@@ -149,30 +158,27 @@ impl Reporter {
         Ok(Self {
             hypervisor: hypervisor(),
             receiver,
-            read_ahead: config.is_root.then(Restorer::open).flatten(),
+            read_ahead: config.is_root.then(Restorer::open).flatten().map(Arc::new),
         })
     }
 
     /// The system is ready; the numbers of its boot. Only the first call counts.
-    pub fn ready(&self, image: &Image) -> Figures {
+    pub fn ready(&self, image: &Arc<Image>) -> Figures {
         let mut is_first = false;
         let figures = *image.ready.get_or_init(|| {
             is_first = true;
-            image.trace.mark();
             Figures::of(image)
         });
         if is_first {
             log::info(figures.line());
-            if let Some(read_ahead) = &self.read_ahead {
-                read_ahead.restore();
-            }
-            self.send(image);
+            self.go_on(image, goes_on(figures.stream_ms));
         }
         figures
     }
 
     /// The boot report: up to the moment of readiness, or so far.
     #[must_use]
+    #[inline(never)] // once in the program, which must be small
     pub fn text(&self, image: &Image) -> String {
         let manifest = &image.manifest;
         let ready = image.ready.get();
@@ -197,16 +203,23 @@ impl Reporter {
         .to_text()
     }
 
-    /// In a thread of its own: nobody waits for it.
-    fn send(&self, image: &Image) {
-        let Some((web, url)) = self.receiver.clone() else {
-            return;
-        };
-        let text = self.text(image);
+    /// Marks the trace after `pause` and sends the report, in a thread of its own: nobody waits for it.
+    fn go_on(&self, image: &Arc<Image>, pause: Duration) {
+        let (image, myself) = (Arc::clone(image), self.clone());
         let spawned = std::thread::Builder::new()
             .name("report".into())
             .stack_size(512 * 1024)
             .spawn(move || {
+                std::thread::sleep(pause);
+                image.trace.mark();
+                if let Some(read_ahead) = &myself.read_ahead {
+                    read_ahead.restore();
+                }
+                let text = myself.text(&image);
+                drop(image);
+                let Some((web, url)) = myself.receiver else {
+                    return;
+                };
                 for attempt in 1..=TRIES {
                     match web.post(&url, &text) {
                         Ok(()) => return log::info(format!("the boot report was sent to {url}")),
@@ -221,6 +234,18 @@ impl Reporter {
             log::warn(format!(
                 "cannot start a thread for the boot report: {error}"
             ));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_trace_goes_on_a_while() {
+        for (uptime_ms, secs) in [(0, 5), (20_000, 5), (100_000, 25), (u64::MAX, 60)] {
+            assert_eq!(goes_on(uptime_ms), Duration::from_secs(secs), "{uptime_ms}");
         }
     }
 }

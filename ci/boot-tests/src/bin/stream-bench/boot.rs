@@ -34,7 +34,7 @@ const FIGURES_LIMIT: Duration = Duration::from_secs(60);
 /// The host's loopback as QEMU's network shows it.
 const HOST: &str = "10.0.2.2";
 /// What makes our client the old one, on a store that is cut as it was then.
-const SETTINGS_2005: &str = "connections=4\nahead=off\n";
+const SETTINGS_2005: &str = "connections=4\nahead=0\n";
 /// Schemes with a boot of their own.
 const NAMES: [&str; 4] = ["ours", "ours-cold", "fixed", "whole"];
 
