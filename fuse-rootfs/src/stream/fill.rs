@@ -67,10 +67,8 @@ pub fn start(image: &Arc<Image>, fill: Fill, state: &Arc<FillState>) {
                 load_pages(&weak, READ_BLOCKS);
             }
         });
-    if let Err(error) = spawned {
-        log::warn(format!(
-            "cannot start a thread for the background fill: {error}"
-        ));
+    if spawned.is_err() {
+        log::warn("cannot start a thread for the background fill");
     }
 }
 

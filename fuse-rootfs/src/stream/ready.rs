@@ -220,20 +220,18 @@ impl Reporter {
                 let Some((web, url)) = myself.receiver else {
                     return;
                 };
-                for attempt in 1..=TRIES {
+                for _ in 0..TRIES {
                     match web.post(&url, &text) {
                         Ok(()) => return log::info(format!("the boot report was sent to {url}")),
-                        Err(error) => log::warn(format!(
-                            "the boot report cannot be sent to {url}: {error} (attempt {attempt} of {TRIES})"
-                        )),
+                        Err(error) => {
+                            log::warn(format!("the boot report cannot be sent to {url}: {error}"))
+                        }
                     }
                     std::thread::sleep(PAUSE);
                 }
             });
-        if let Err(error) = spawned {
-            log::warn(format!(
-                "cannot start a thread for the boot report: {error}"
-            ));
+        if spawned.is_err() {
+            log::warn("cannot start a thread for the boot report");
         }
     }
 }
