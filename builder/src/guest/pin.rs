@@ -38,7 +38,7 @@ pub fn pin(wanted: &InputRequest, fetcher: &Fetcher) -> Result<LockedInput, TryE
         (Some(sha256), _) => sha256,
         (None, Some(sums)) => {
             let label = format!("digests of {file}");
-            let list = fetcher.get_unverified(sums, MAX_SUMS_BYTES, &label)?;
+            let list = fetcher.get_by_tls(sums, MAX_SUMS_BYTES, &label)?;
             digest_in(&list, file).map_err(|found| TryError::Sums {
                 file: file.to_owned(),
                 sums: sums.clone(),

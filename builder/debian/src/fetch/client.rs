@@ -7,9 +7,39 @@ use std::error::Error;
 use std::io;
 use std::sync::Arc;
 
+use reqwest::redirect::Policy;
+
 use super::{FetchError, FetchOptions};
 
-pub(super) fn build(options: &FetchOptions) -> Result<reqwest::blocking::Client, FetchError> {
+/// What a redirection may lead to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Redirections {
+    /// Anywhere: what comes is compared with a digest or carries a signature.
+    Anywhere,
+    /// Not from `https://` to `http://`: nothing but TLS vouches for what comes.
+    NeverLessSafe,
+}
+
+/// Most redirections that are followed, as reqwest does.
+const MAX_REDIRECTIONS: usize = 10;
+
+pub(super) fn build(
+    options: &FetchOptions,
+    redirections: Redirections,
+) -> Result<reqwest::blocking::Client, FetchError> {
+    let policy = match redirections {
+        Redirections::Anywhere => Policy::limited(MAX_REDIRECTIONS),
+        Redirections::NeverLessSafe => Policy::custom(|attempt| {
+            let was_safe = attempt.previous().iter().any(|url| url.scheme() == "https");
+            if was_safe && attempt.url().scheme() != "https" {
+                attempt.error("it leads from `https://` to `http://`")
+            } else if attempt.previous().len() > MAX_REDIRECTIONS {
+                attempt.error("it leads on and on")
+            } else {
+                attempt.follow()
+            }
+        }),
+    };
     let setup = |problem: String| FetchError::Setup { problem };
     let roots = rustls::RootCertStore {
         roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
@@ -26,6 +56,7 @@ pub(super) fn build(options: &FetchOptions) -> Result<reqwest::blocking::Client,
         .connect_timeout(options.connect_timeout)
         // In the blocking client this bounds the wait for the head and each single read, not the whole transfer.
         .timeout(options.stall_timeout)
+        .redirect(policy)
         .pool_max_idle_per_host(options.jobs.clamp(1, 64))
         .build()
         .map_err(|e| setup(innermost(&e)))

@@ -19,6 +19,7 @@ mod client;
 mod error;
 mod transfer;
 
+use client::Redirections;
 pub use error::FetchError;
 
 /// What a file is: decides its place in the cache and the advice when it is missing.
@@ -162,7 +163,7 @@ impl Fetcher {
         let client = if options.offline {
             None
         } else {
-            Some(client::build(&options)?)
+            Some(client::build(&options, Redirections::Anywhere)?)
         };
         Ok(Self {
             cache_dir: cache_dir.to_owned(),
@@ -259,6 +260,28 @@ impl Fetcher {
         };
         transfer::with_retries(&self.options, label, &NoProgress, || {
             transfer::get_small(client, &self.options, url, limit_bytes, label)
+        })
+    }
+
+    /// The body at `url`, which nothing but the transport vouches for: from `https://` no redirection leads to `http://`.
+    ///
+    /// # Errors
+    /// As [`Fetcher::get_unverified`].
+    pub fn get_by_tls(
+        &self,
+        url: &str,
+        limit_bytes: u64,
+        label: &str,
+    ) -> Result<Vec<u8>, FetchError> {
+        if self.options.offline {
+            return Err(FetchError::Offline {
+                label: label.to_owned(),
+                url: url.to_owned(),
+            });
+        }
+        let client = client::build(&self.options, Redirections::NeverLessSafe)?;
+        transfer::with_retries(&self.options, label, &NoProgress, || {
+            transfer::get_small(&client, &self.options, url, limit_bytes, label)
         })
     }
 
