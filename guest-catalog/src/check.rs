@@ -15,6 +15,9 @@ fn is_trusted(url: &str) -> bool {
         })
 }
 
+/// What `seed` is called there.
+const SEED_IMAGE: &str = "seed.img";
+
 impl Guest {
     /// Everything wrong with the guest, as path of the key and kind of problem; empty for a good guest.
     ///
@@ -75,6 +78,23 @@ impl Guest {
                     format!("is `{}`, but no disk is called so", injection.disk),
                 );
             }
+        }
+        let has_seed_disk = self.disks.iter().any(|disk| disk.image == SEED_IMAGE);
+        if self.seed.is_some() && !has_seed_disk {
+            conflict(
+                "disks".into(),
+                format!("has no disk with the image `{SEED_IMAGE}`, which is what `seed` becomes"),
+            );
+        }
+        if let Some(seed) = &self.seed
+            && seed.user_data.is_some()
+            && (seed.user.is_some() || seed.password_hash.is_some() || !seed.ssh_keys.is_empty())
+        {
+            conflict(
+                "seed.user-data".into(),
+                "is all that the guest is told about users: it takes the place of `user`, `password-hash`, `ssh-keys`"
+                    .into(),
+            );
         }
         if self.health.http.is_some() && self.network.mode == NetworkMode::None {
             conflict(

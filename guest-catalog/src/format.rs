@@ -89,9 +89,27 @@ pub(crate) fn check(format: &str, text: &str) -> Result<(), &'static str> {
                 }),
             "64 hexadecimal digits in lower case",
         ),
-        "fat-path" => (
-            is_fat_path(text),
+        "disk-path" => (
+            is_disk_path(text),
             "a path that begins with `/`; letters, digits and `-_.~`, names of 1 to 64 characters, no `..`",
+        ),
+        "octal-mode" => (
+            (3..=4).contains(&text.len()) && text.bytes().all(|b| (b'0'..=b'7').contains(&b)),
+            "three or four octal digits, e.g. `0600`",
+        ),
+        "host-name" => (
+            (1..=63).contains(&text.len())
+                && !text.starts_with('-')
+                && !text.ends_with('-')
+                && is_plain(text, 63, |b| b.is_ascii_alphanumeric() || b == b'-'),
+            "letters, digits and `-`, 63 at most",
+        ),
+        "user-name" => (
+            text.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+                && is_plain(text, 31, |b| {
+                    b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b)
+                }),
+            "a user name: `a-z`, `0-9`, `-`, `_`, 31 at most, a letter first",
         ),
         "text" => (
             text.len() <= TEXT_MAX_BYTES
@@ -180,12 +198,12 @@ fn is_block_device(text: &str) -> bool {
     last("xvd", b'a'..=b'p') || last("hd", b'a'..=b'd') || last("fd", b'a'..=b'b')
 }
 
-fn is_fat_path(text: &str) -> bool {
+fn is_disk_path(text: &str) -> bool {
     text.len() <= 255
         && text.strip_prefix('/').is_some_and(|rest| {
             rest.split('/').all(|part| {
                 (1..=64).contains(&part.len())
-                    && !part.starts_with('.')
+                    && !matches!(part, "." | "..")
                     && is_plain(part, 64, |b| {
                         b.is_ascii_alphanumeric() || b"-_.~".contains(&b)
                     })
@@ -295,8 +313,12 @@ mod tests {
             ),
             ("sha256", &[&sums[0]], &["", &sums[1], &sums[2], &sums[3]]),
             (
-                "fat-path",
-                &["/plan9.ini", "/EFI/BOOT/a~1.cfg"],
+                "disk-path",
+                &[
+                    "/plan9.ini",
+                    "/EFI/BOOT/a~1.cfg",
+                    "/root/.ssh/authorized_keys",
+                ],
                 &[
                     "",
                     "/",
@@ -304,9 +326,25 @@ mod tests {
                     "/../a",
                     "/a//b",
                     "/a b",
-                    "/.a",
+                    "/.",
+                    "/a/..",
                     "/a\\b",
                 ],
+            ),
+            (
+                "octal-mode",
+                &["0600", "755"],
+                &["", "8", "0800", "00600", "rw", "0o600"],
+            ),
+            (
+                "host-name",
+                &["a", "Web-1"],
+                &["", "-a", "a-", "a.b", "a b", "ä"],
+            ),
+            (
+                "user-name",
+                &["anna", "_a-1"],
+                &["", "1a", "Anna", "a b", "a:b"],
             ),
             ("text", &["", "a\r\nb\tc"], &["\u{1b}[2J", "a\0"]),
             ("typed", &["", "boot cd0"], &["a\n", "A", "ä"]),

@@ -60,6 +60,9 @@ pub struct Guest {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub inject: Vec<Injection>,
+    /// What a cloud image is told at its first boot; becomes the disk whose `image` is `seed.img`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<Seed>,
     /// What the user should know: how to get the image, how to log in, what to press.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "text"))]
@@ -177,19 +180,57 @@ pub enum BootFrom {
     Uefi,
 }
 
-/// A file put into a FAT file system on one of the guest's disks.
+/// A file put into a FAT, ext2, ext3 or ext4 file system on one of the guest's disks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Injection {
     /// The disk, by its `device`.
     #[schemars(extend("format" = "block-device"))]
     pub disk: String,
-    /// Path in the file system; its folders must be there.
-    #[schemars(extend("format" = "fat-path"))]
+    /// Partition that holds the file system, by its number in the MBR or GPT; without it, the file system fills the disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 128))]
+    pub partition: Option<u32>,
+    /// Path in the file system. In FAT its folders must be there; elsewhere they are made.
+    #[schemars(extend("format" = "disk-path"))]
     pub path: String,
+    /// Permissions in octal, e.g. `0600`; not in FAT. Without it those of the file that is replaced, else 0644.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "octal-mode"))]
+    pub mode: Option<String>,
     /// The file's whole content.
     #[schemars(extend("format" = "text"))]
     pub text: String,
+}
+
+/// What a cloud image is told at its first boot (cloud-init's NoCloud): the files of a small FAT disk called `CIDATA`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Seed {
+    /// Host name; without it the guest's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "host-name"))]
+    pub hostname: Option<String>,
+    /// A user who may become root; without it the image's own one gets the keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "user-name"))]
+    pub user: Option<String>,
+    /// The user's password as crypt(3) hash; without it there is none to log in with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "one-line"))]
+    pub password_hash: Option<String>,
+    /// SSH keys, as in `authorized_keys`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "ssh_keys")]
+    pub ssh_keys: Vec<String>,
+    /// The whole `user-data`, in place of what the keys above make.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "text"))]
+    pub user_data: Option<String>,
+    /// `network-config`; without it the image asks by DHCP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "text"))]
+    pub network_config: Option<String>,
 }
 
 /// A virtualisation mode.
@@ -399,6 +440,14 @@ fn package_list(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         "items": { "type": "string", "format": "package-name" },
         "minItems": 1,
         "maxItems": 1000,
+    })
+}
+
+fn ssh_keys(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "array",
+        "items": { "type": "string", "format": "one-line" },
+        "maxItems": 32,
     })
 }
 

@@ -17,6 +17,8 @@ pub const MAX_IMAGE_BYTES: u64 = 64 << 30;
 /// What the image is called in the folder; as definitions call it.
 const RAW_NAME: &str = "disk.img";
 const BLOCK_BYTES: usize = 1 << 20;
+/// What the seed is called there.
+pub(super) const SEED_NAME: &str = "seed.img";
 /// Left free when an image is unpacked.
 const RESERVE_BYTES: u64 = 256 << 20;
 /// Most memory an xz stream may ask for: that of the highest preset has 65 MiB, of the largest dictionary 1.5 GiB.
@@ -68,6 +70,9 @@ pub fn prepare_file(
         if on_source {
             inject::put(guest, injection, &raw)?;
         }
+    }
+    if let Some(seed) = &guest.seed {
+        inject::make_seed(guest, seed, &folder.join(SEED_NAME))?;
     }
     Ok(raw)
 }

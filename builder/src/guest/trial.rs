@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use guest_catalog::{Entry, Guest, QemuPlace, Source, render_qemu};
 
+use super::image::SEED_NAME;
 use super::monitor::Monitor;
 use super::{TryError, prepare_file};
 
@@ -92,6 +93,7 @@ pub fn ready(
             .iter()
             .map(|disk| match disk.image.as_str() {
                 "disk.img" => raw.clone(),
+                SEED_NAME if guest.seed.is_some() => folder.join(SEED_NAME),
                 other => beside(other).unwrap_or_else(|| PathBuf::from(other)),
             })
             .collect(),

@@ -398,7 +398,7 @@ fn pack(mkfs: Run, kernel: Option<&Path>, made: &[Made], scratch: &Path) -> Resu
     let root = scratch.join("root");
     make_dir(&root)?;
     for guest in made {
-        for file in ["guest.toml", "initrd.zst", "disk.img"] {
+        for file in ["guest.toml", "initrd.zst", "disk.img", "seed.img"] {
             let from = guest.dir.join(file);
             if from.exists() {
                 link(&from, &root, &format!("{GUESTS_DIR}/{}/{file}", guest.name))?;

@@ -1,0 +1,152 @@
+//! A file into ext2, ext3 or ext4, by the crate `fstool`; what it changes is kept in memory until all of it is known.
+//!
+//! `ext4_rs`, which is `ext4-rs` on crates.io, needs nightly Rust and leaves directories that e2fsck calls corrupted;
+//! `lwext4_rust` is GPL. `fstool` keeps checksums and journals, refuses features it does not know, and e2fsck is content
+//! with what it leaves: the tests ask it.
+
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use fstool::block::BlockDevice;
+use fstool::fs::FileMeta;
+use fstool::fs::ext::Ext;
+use guest_catalog::Injection;
+
+use super::place::Slice;
+
+/// s_magic (Linux, Documentation/filesystems/ext4/super.rst).
+const MAGIC_AT: u64 = 1024 + 0x38;
+const MAGIC: [u8; 2] = [0x53, 0xEF];
+const KIND: u16 = 0o170_000;
+const REGULAR: u16 = 0o100_000;
+const DIRECTORY: u16 = 0o040_000;
+const DEFAULT_MODE: u16 = 0o644;
+/// Time of files that are made: one number for all, since nothing here reads the clock.
+const EPOCH_SECS: u32 = 1;
+
+impl BlockDevice for Slice<'_> {
+    fn block_size(&self) -> u32 {
+        512
+    }
+
+    fn total_size(&self) -> u64 {
+        self.len_bytes()
+    }
+
+    fn sync(&mut self) -> fstool::Result<()> {
+        Ok(())
+    }
+}
+
+/// Whether an ext2, ext3 or ext4 begins there.
+pub(super) fn is_ext(slice: &mut Slice<'_>) -> io::Result<bool> {
+    if slice.len_bytes() < MAGIC_AT + 2 {
+        return Ok(false);
+    }
+    let mut found = [0; 2];
+    slice.seek(SeekFrom::Start(MAGIC_AT))?;
+    slice.read_exact(&mut found)?;
+    Ok(found == MAGIC)
+}
+
+/// Makes or replaces the file. An existing one keeps its owner and, if the definition gives none, its mode; folders that
+/// are missing are made, for nobody else to look into if the file is for nobody else to read.
+pub(super) fn put(slice: &mut Slice<'_>, injection: &Injection) -> Result<(), String> {
+    // The library is made for damaged file systems, but a panic of it must not become ours.
+    let tried = catch_unwind(AssertUnwindSafe(|| write(slice, injection)));
+    match tried {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(reason)) => Err(reason),
+        Err(_) => Err("its file system is damaged in a way that cannot be told".to_owned()),
+    }
+}
+
+fn write(slice: &mut Slice<'_>, injection: &Injection) -> Result<(), String> {
+    let told = |error: fstool::Error| format!("its ext file system cannot be used: {error}");
+    let mut system = Ext::open(slice).map_err(told)?;
+    system.replay_pending_journal(slice).map_err(told)?;
+    system.check_writable().map_err(told)?;
+    // The definition was checked: four octal digits at most.
+    let wished = injection
+        .mode
+        .as_ref()
+        .and_then(|mode| u16::from_str_radix(mode, 8).ok());
+    let (folders, name) = injection.path.rsplit_once('/').unwrap_or(("", ""));
+    let mut folder = system.path_to_inode(slice, "/").map_err(told)?;
+    let mut path = String::new();
+    for part in folders.split('/').filter(|part| !part.is_empty()) {
+        path = format!("{path}/{part}");
+        folder = match lookup(&system, slice, folder, part).map_err(told)? {
+            Some(found) => {
+                let inode = system.read_inode(slice, found).map_err(told)?;
+                if inode.mode & KIND != DIRECTORY {
+                    return Err(format!("`{path}` is no folder"));
+                }
+                found
+            }
+            None => {
+                let private = wished.is_some_and(|mode| mode & 0o077 == 0);
+                let mode = if private { 0o700 } else { 0o755 };
+                let meta = meta(mode, 0, 0);
+                let made = system.add_dir_to(slice, folder, part.as_bytes(), meta);
+                made.map_err(told)?
+            }
+        };
+    }
+    let mut mode = DEFAULT_MODE;
+    let (mut uid, mut gid) = (0, 0);
+    if let Some(found) = lookup(&system, slice, folder, name).map_err(told)? {
+        let inode = system.read_inode(slice, found).map_err(told)?;
+        if inode.mode & KIND != REGULAR {
+            return Err("what is there is no regular file".to_owned());
+        }
+        (mode, uid, gid) = (inode.mode & 0o7777, inode.uid, inode.gid);
+        system.remove_path(slice, &injection.path).map_err(told)?;
+    }
+    let bytes = injection.text.as_bytes();
+    let meta = meta(wished.unwrap_or(mode), uid, gid);
+    let made = system.add_file_to_streaming(
+        slice,
+        folder,
+        name.as_bytes(),
+        &mut &bytes[..],
+        bytes.len() as u64,
+        meta,
+    );
+    made.map_err(told)?;
+    system.flush(slice).map_err(told)?;
+    drop(system);
+    // What was written must read back.
+    let system = Ext::open(slice).map_err(told)?;
+    let inode = system.path_to_inode(slice, &injection.path).map_err(told)?;
+    let mut found = Vec::new();
+    let mut reader = system.open_file_reader(slice, inode).map_err(told)?;
+    let limit = bytes.len() as u64 + 1;
+    let read = (&mut reader).take(limit).read_to_end(&mut found);
+    match read {
+        Ok(_) if found == bytes => Ok(()),
+        _ => Err("it does not read back as written".to_owned()),
+    }
+}
+
+fn lookup(
+    system: &Ext,
+    slice: &mut Slice<'_>,
+    folder: u32,
+    name: &str,
+) -> fstool::Result<Option<u32>> {
+    let entries = system.list_inode(slice, folder)?;
+    let found = entries.iter().find(|entry| entry.name == name);
+    Ok(found.map(|entry| entry.inode))
+}
+
+fn meta(mode: u16, uid: u32, gid: u32) -> FileMeta {
+    FileMeta {
+        mode,
+        uid,
+        gid,
+        mtime: EPOCH_SECS,
+        atime: EPOCH_SECS,
+        ctime: EPOCH_SECS,
+    }
+}

@@ -1,0 +1,129 @@
+//! Where on a disk a file system is, and a view of nothing but it.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
+
+use hypervisor_image::partitions::{SECTOR_BYTES, read_gpt_table, read_mbr};
+
+/// MBR types that hold partitions of their own (CHS, LBA, Linux).
+const EXTENDED: [u8; 3] = [0x05, 0x0F, 0x85];
+/// The MBR type of the one entry beside a GPT.
+const PROTECTIVE: u8 = 0xEE;
+
+/// The bytes of partition `wanted`, counted from 1, or of the whole disk. `Err` says what there is instead.
+pub(super) fn find(disk: &mut File, wanted: Option<u32>) -> Result<Range<u64>, String> {
+    let bytes = disk.metadata().map_err(|error| error.to_string())?.len();
+    let Some(wanted) = wanted else {
+        return Ok(0..bytes);
+    };
+    let partitions = partitions(disk)?;
+    let found = partitions.iter().find(|(number, _)| *number == wanted);
+    let Some((_, range)) = found else {
+        let numbers: Vec<String> = partitions.iter().map(|(n, _)| n.to_string()).collect();
+        return Err(match numbers.len() {
+            0 => "it has no partitions".to_owned(),
+            _ => format!(
+                "it has no partition {wanted}; there are {}",
+                numbers.join(", ")
+            ),
+        });
+    };
+    if range.start >= range.end || range.end > bytes || range.start < SECTOR_BYTES {
+        return Err(format!(
+            "partition {wanted} lies at {} to {}, outside the disk of {bytes} bytes",
+            range.start, range.end
+        ));
+    }
+    Ok(range.clone())
+}
+
+/// All partitions but logical ones, with the bytes their tables claim.
+pub(super) fn partitions(disk: &mut File) -> Result<Vec<(u32, Range<u64>)>, String> {
+    let table = read_mbr(disk).map_err(|error| error.to_string())?;
+    let Some(table) = table else {
+        return Ok(Vec::new());
+    };
+    if table.partitions.iter().any(|p| p.kind == PROTECTIVE) {
+        let table = read_gpt_table(disk, 1).map_err(|error| error.to_string())?;
+        let ranges = table.partitions.iter().map(|partition| {
+            let end = partition.last_lba.saturating_add(1);
+            let bytes = |lba: u64| lba.saturating_mul(SECTOR_BYTES);
+            (partition.number, bytes(partition.first_lba)..bytes(end))
+        });
+        return Ok(ranges.collect());
+    }
+    let kept = table
+        .partitions
+        .iter()
+        .filter(|p| p.kind != 0 && !EXTENDED.contains(&p.kind));
+    Ok(kept
+        .map(|p| {
+            let start = u64::from(p.first_lba) * SECTOR_BYTES;
+            let bytes = u64::from(p.sectors) * SECTOR_BYTES;
+            (u32::from(p.number), start..start + bytes)
+        })
+        .collect())
+}
+
+/// A part of a disk that reads and writes as if it were all of one.
+pub(super) struct Slice<'a> {
+    disk: &'a File,
+    range: Range<u64>,
+    at: u64,
+}
+
+impl<'a> Slice<'a> {
+    pub(super) fn new(disk: &'a File, range: Range<u64>) -> Self {
+        Self { disk, range, at: 0 }
+    }
+
+    pub(super) fn len_bytes(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+
+    /// How much of `wanted` bytes lies in the slice.
+    fn room(&self, wanted: usize) -> usize {
+        let left = self.len_bytes().saturating_sub(self.at);
+        wanted.min(usize::try_from(left).unwrap_or(usize::MAX))
+    }
+}
+
+impl Read for Slice<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let room = self.room(buf.len());
+        let read = self
+            .disk
+            .read_at(&mut buf[..room], self.range.start + self.at)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+impl Write for Slice<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let room = self.room(buf.len());
+        let written = self
+            .disk
+            .write_at(&buf[..room], self.range.start + self.at)?;
+        self.at += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Seek for Slice<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let at = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+            SeekFrom::End(by) => self.len_bytes().checked_add_signed(by),
+        };
+        self.at = at.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.at)
+    }
+}

@@ -1,0 +1,325 @@
+//! Files into disks of all kinds, judged by e2fsck, debugfs and our own reader; damaged ones are refused without a panic.
+
+use std::io::{self, Read as _};
+use std::process::Command;
+
+use fatfs::{FileSystem, FormatVolumeOptions, FsOptions, format_volume};
+
+use super::*;
+
+fn guest(path: &str, text: &str) -> Guest {
+    let text = format!(
+        "name = \"x\"\ndescription = \"x\"\nlicence = \"MIT\"\nmodes = [\"kvm\"]\nmemory-mib = 32\n\
+         source.image = {{ file = \"x.img\" }}\nboot.from = \"bios\"\nhealth.screen = \"x\"\n\
+         [[disks]]\ndevice = \"fda\"\nimage = \"disk.img\"\n\
+         [[inject]]\ndisk = \"fda\"\npath = {path:?}\ntext = {text:?}\n"
+    );
+    Guest::parse("x/guest.toml", &text).unwrap()
+}
+
+fn put_into(raw: &Path, path: &str, text: &str) -> Result<(), TryError> {
+    let guest = guest(path, text);
+    put(&guest, &guest.inject[0], raw)
+}
+
+#[test]
+fn a_file_is_made_and_replaced_and_what_cannot_be_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let raw = dir.path().join("floppy.img");
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&raw)
+        .unwrap();
+    file.set_len(1_474_560).unwrap();
+    format_volume(&mut file, FormatVolumeOptions::new()).unwrap();
+    let read = |path: &str| {
+        let mut disk = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open(&raw)
+            .unwrap();
+        let system = FileSystem::new(&mut disk, FsOptions::new()).unwrap();
+        let mut text = String::new();
+        let mut file = system.root_dir().open_file(path).unwrap();
+        file.read_to_string(&mut text).unwrap();
+        text
+    };
+    put_into(&raw, "/plan9.ini", &"a long line\n".repeat(200)).unwrap();
+    put_into(&raw, "/plan9.ini", "short\n").unwrap();
+    assert_eq!(read("plan9.ini"), "short\n");
+    let error = put_into(&raw, "/no/plan9.ini", "x")
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("there is no folder `/no`"), "{error}");
+
+    // The number of sectors in both places, as on old floppies: taken, and left as it is.
+    let mut bytes = std::fs::read(&raw).unwrap();
+    bytes[32..34].copy_from_slice(&[0x40, 0x0B]);
+    std::fs::write(&raw, &bytes).unwrap();
+    put_into(&raw, "/plan9.ini", "both\n").unwrap();
+    let after = std::fs::read(&raw).unwrap();
+    assert_eq!(after[..512], bytes[..512]);
+    assert!(after.windows(5).any(|window| window == b"both\n"));
+
+    // Garbage and a cut file system are refused, not written to.
+    let junk = dir.path().join("junk.img");
+    std::fs::write(&junk, vec![0xA5; 1 << 16]).unwrap();
+    let error = put_into(&junk, "/plan9.ini", "x").unwrap_err().to_string();
+    assert!(error.contains("no FAT or ext file system"), "{error}");
+    assert_eq!(std::fs::read(&junk).unwrap(), vec![0xA5; 1 << 16]);
+}
+
+#[test]
+fn damaged_file_systems_never_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let raw = dir.path().join("floppy.img");
+    let mut good = io::Cursor::new(vec![0u8; 1_474_560]);
+    format_volume(&mut good, FormatVolumeOptions::new()).unwrap();
+    let good = good.into_inner();
+    for at in (0..90).chain(500..560).chain((4600..5200).step_by(7)) {
+        let mut bad = good.clone();
+        bad[at] ^= 0xFF;
+        std::fs::write(&raw, &bad).unwrap();
+        // Refused or written; both are answers.
+        let _ = put_into(&raw, "/plan9.ini", "x");
+    }
+}
+
+/// Runs `program`, which `package` has.
+fn ran(program: &str, package: &str, arguments: &[&str]) -> (bool, String) {
+    // e2fsprogs lies in /sbin, which is not on everybody's path.
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+    let output = Command::new(program)
+        .args(arguments)
+        .env("PATH", path)
+        .output()
+        .unwrap_or_else(|error| panic!("{program} (Debian package {package}): {error}"));
+    let said = [output.stdout, output.stderr].concat();
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&said).into_owned(),
+    )
+}
+
+/// An ext file system of 24 MiB with a few hundred files.
+fn ext(options: &[&str]) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let (tree, image) = (dir.path().join("tree"), dir.path().join("image"));
+    std::fs::create_dir_all(tree.join("etc")).unwrap();
+    std::fs::create_dir_all(tree.join("root")).unwrap();
+    std::fs::write(tree.join("etc/hostname"), "old\n").unwrap();
+    std::os::unix::fs::symlink("/root", tree.join("link")).unwrap();
+    for number in 0..300 {
+        std::fs::write(tree.join(format!("etc/file{number}")), "x").unwrap();
+    }
+    let (tree, path) = (tree.to_str().unwrap(), image.to_str().unwrap());
+    let arguments = [options, &["-q", "-F", "-d", tree, path, "24M"]].concat();
+    let (ok, said) = ran("mke2fs", "e2fsprogs", &arguments);
+    assert!(ok, "{said}");
+    std::fs::read(image).unwrap()
+}
+
+fn injection(path: &str, text: &str, more: &str) -> Guest {
+    let text = format!(
+        "name = \"x\"\ndescription = \"x\"\nlicence = \"MIT\"\nmodes = [\"kvm\"]\nmemory-mib = 32\n\
+         source.image = {{ file = \"x.img\" }}\nboot.from = \"bios\"\nhealth.screen = \"x\"\n\
+         [[disks]]\ndevice = \"hda\"\nimage = \"disk.img\"\n\
+         [[inject]]\ndisk = \"hda\"\npath = {path:?}\ntext = {text:?}\n{more}\n"
+    );
+    Guest::parse("x/guest.toml", &text).unwrap()
+}
+
+fn put_at(raw: &Path, path: &str, text: &str, more: &str) -> Result<(), String> {
+    let guest = injection(path, text, more);
+    put(&guest, &guest.inject[0], raw).map_err(|error| error.to_string())
+}
+
+/// e2fsck finds nothing, and debugfs shows what was put.
+fn is_good(image: &Path) {
+    let path = image.to_str().unwrap();
+    let (ok, said) = ran("e2fsck", "e2fsprogs", &["-fn", path]);
+    assert!(ok, "{said}");
+    let show = |what: &str| ran("debugfs", "e2fsprogs", &["-R", what, path]).1;
+    assert!(show("cat /etc/hostname").contains("web\n"));
+    assert!(show("cat /etc/file7").contains("0123456789\n0123456789"));
+    let key = show("stat /root/.ssh/authorized_keys");
+    assert!(
+        key.contains("Mode:  0600") && key.contains("Size: 15"),
+        "{key}"
+    );
+    assert!(show("stat /root/.ssh").contains("Mode:  0700"));
+    assert!(show("cat /a/b/c").contains("deep"));
+}
+
+fn put_all(raw: &Path, more: &str) {
+    put_at(raw, "/etc/hostname", "web\n", more).unwrap();
+    put_at(raw, "/etc/file7", &"0123456789\n".repeat(2500), more).unwrap();
+    let private = format!("{more}\nmode = \"0600\"");
+    put_at(
+        raw,
+        "/root/.ssh/authorized_keys",
+        "ssh-ed25519 AA\n",
+        &private,
+    )
+    .unwrap();
+    put_at(raw, "/a/b/c", "deep", more).unwrap();
+}
+
+#[test]
+fn files_go_into_ext_and_e2fsck_is_content() {
+    let dir = tempfile::tempdir().unwrap();
+    let raw = dir.path().join("disk.img");
+    let kinds: [&[&str]; 6] = [
+        &["-t", "ext4"],
+        &["-t", "ext4", "-b", "1024"],
+        &["-t", "ext4", "-O", "metadata_csum_seed,orphan_file"],
+        &[
+            "-t",
+            "ext4",
+            "-O",
+            "^has_journal,^resize_inode,^metadata_csum",
+        ],
+        &["-t", "ext3"],
+        &["-t", "ext2"],
+    ];
+    for kind in kinds {
+        std::fs::write(&raw, ext(kind)).unwrap();
+        put_all(&raw, "");
+        is_good(&raw);
+    }
+    for (path, words) in [
+        ("/link/a", "`/link` is no folder"),
+        ("/link", "what is there is no regular file"),
+        ("/etc", "what is there is no regular file"),
+        ("/etc/hostname/a", "`/etc/hostname` is no folder"),
+    ] {
+        let before = std::fs::read(&raw).unwrap();
+        let error = put_at(&raw, path, "x", "").unwrap_err();
+        assert!(error.ends_with(words), "{error}");
+        assert!(
+            std::fs::read(&raw).unwrap() == before,
+            "{path}: nothing was written"
+        );
+    }
+    // What it cannot keep in order it does not touch.
+    let quota = ext(&["-t", "ext4", "-O", "quota"]);
+    std::fs::write(&raw, &quota).unwrap();
+    let error = put_at(&raw, "/etc/hostname", "web\n", "").unwrap_err();
+    assert!(error.contains("quota"), "{error}");
+    assert!(std::fs::read(&raw).unwrap() == quota);
+    // A file that does not fit.
+    std::fs::write(&raw, ext(&["-t", "ext4", "-N", "352"])).unwrap();
+    let full = (0..400).find_map(|n| put_at(&raw, &format!("/etc/more{n}"), "x", "").err());
+    let error = full.expect("352 inodes are not enough for 700 files");
+    assert!(error.contains("cannot be used"), "{error}");
+    assert!(ran("e2fsck", "e2fsprogs", &["-fn", raw.to_str().unwrap()]).0);
+}
+
+/// A disk with `system` in partition 2 of an MBR or a GPT, and its offset there.
+fn partitioned(raw: &Path, system: &[u8], label: &str) -> u64 {
+    const START: u64 = 6 << 20;
+    let disk = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(raw)
+        .unwrap();
+    disk.set_len(START + system.len() as u64 + (2 << 20))
+        .unwrap();
+    let (first, last) = (START / 512, (START + system.len() as u64) / 512 - 1);
+    let path = raw.to_str().unwrap();
+    if label == "gpt" {
+        let two = format!("2:{first}:{last}");
+        let (ok, said) = ran(
+            "sgdisk",
+            "gdisk",
+            &["-n", "1:2048:4095", "-n", &two, "-t", "2:8300", path],
+        );
+        assert!(ok, "{said}");
+    } else {
+        let mut sector = [0u8; 512];
+        sector[510..].copy_from_slice(&[0x55, 0xAA]);
+        let sectors = system.len() as u64 / 512;
+        for (entry, first, sectors) in [(0, 2048, 2048), (1, first, sectors), (2, 1 << 31, 64)] {
+            let at = 446 + entry * 16;
+            sector[at + 4] = 0x83;
+            sector[at + 8..at + 12].copy_from_slice(&(first as u32).to_le_bytes());
+            sector[at + 12..at + 16].copy_from_slice(&(sectors as u32).to_le_bytes());
+        }
+        std::os::unix::fs::FileExt::write_all_at(&disk, &sector, 0).unwrap();
+    }
+    std::os::unix::fs::FileExt::write_all_at(&disk, system, START).unwrap();
+    START
+}
+
+#[test]
+fn partitions_are_found_and_nothing_else_is_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let raw = dir.path().join("disk.img");
+    let system = ext(&["-t", "ext4"]);
+    for label in ["mbr", "gpt"] {
+        let start = partitioned(&raw, &system, label) as usize;
+        let before = std::fs::read(&raw).unwrap();
+        put_all(&raw, "partition = 2");
+        let after = std::fs::read(&raw).unwrap();
+        let end = start + system.len();
+        assert!(
+            after[..start] == before[..start] && after[end..] == before[end..],
+            "{label}"
+        );
+        let part = dir.path().join("part.img");
+        std::fs::write(&part, &after[start..end]).unwrap();
+        is_good(&part);
+        let wrong = |partition: &str| put_at(&raw, "/a", "x", partition).unwrap_err();
+        let error = wrong("partition = 7");
+        assert!(error.contains("no partition 7; there are 1, 2"), "{error}");
+        let error = wrong("partition = 1");
+        assert!(error.contains("no FAT or ext file system"), "{error}");
+        let error = wrong("");
+        assert!(error.contains("no FAT or ext file system"), "{error}");
+        assert!(error.contains("name one: `partition` 1, 2"), "{error}");
+    }
+    // A table that points outside.
+    partitioned(&raw, &system, "mbr");
+    let error = put_at(&raw, "/a", "x", "partition = 3").unwrap_err();
+    assert!(error.contains("outside the disk of"), "{error}");
+    std::fs::write(&raw, vec![0; 4 << 20]).unwrap();
+    let error = put_at(&raw, "/a", "x", "partition = 1").unwrap_err();
+    assert!(error.ends_with("it has no partitions"), "{error}");
+    // FAT in a partition, where modes are unknown.
+    let mut fat = io::Cursor::new(vec![0u8; 8 << 20]);
+    format_volume(&mut fat, FormatVolumeOptions::new()).unwrap();
+    let start = partitioned(&raw, fat.get_ref(), "gpt") as usize;
+    put_at(&raw, "/plan9.ini", "x=1\n", "partition = 2").unwrap();
+    let bytes = std::fs::read(&raw).unwrap();
+    let mut part = io::Cursor::new(bytes[start..start + (8 << 20)].to_vec());
+    let system = FileSystem::new(&mut part, FsOptions::new()).unwrap();
+    let mut text = String::new();
+    let mut file = system.root_dir().open_file("plan9.ini").unwrap();
+    file.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "x=1\n");
+    let error = put_at(&raw, "/a", "x", "partition = 2\nmode = \"0600\"").unwrap_err();
+    assert!(error.contains("`mode` has no place"), "{error}");
+}
+
+#[test]
+fn damaged_ext_file_systems_never_panic_nor_hang() {
+    let dir = tempfile::tempdir().unwrap();
+    let raw = dir.path().join("disk.img");
+    let good = ext(&["-t", "ext4", "-O", "^metadata_csum,^has_journal"]);
+    // The library's own panics, if any, are caught; their messages would only be noise here.
+    let started = std::time::Instant::now();
+    for at in (1024..1400).step_by(3).chain((4096..4400).step_by(7)) {
+        for bad in [0xFF, 0] {
+            let mut bytes = good.clone();
+            bytes[at] = bad;
+            std::fs::write(&raw, &bytes).unwrap();
+            // Refused or written; both are answers.
+            let _ = put_at(&raw, "/etc/hostname", "web\n", "");
+        }
+    }
+    assert!(started.elapsed().as_secs() < 300);
+}
