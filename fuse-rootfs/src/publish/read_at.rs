@@ -54,9 +54,12 @@ const WINDOWS: u64 = 64;
 /// Small reads of one image that lie close together: tens of thousands of inodes cost a hundred calls.
 pub struct Windows<'a, I: ?Sized> {
     image: &'a I,
-    /// By number modulo [`WINDOWS`]: a window's number and content.
-    open: Mutex<Vec<Option<(u64, Vec<u8>)>>>,
+    /// By number modulo [`WINDOWS`].
+    open: Mutex<Vec<Option<Window>>>,
 }
+
+/// A window's number and content.
+type Window = (u64, Vec<u8>);
 
 impl<'a, I: ReadAt + ?Sized> Windows<'a, I> {
     /// Windows into `image`, none of them open.

@@ -194,8 +194,8 @@ pub(crate) mod x86_64 {
                 let high = i64::from_le_bytes(halves[2 * at + 1]);
                 _mm_shuffle_epi8(_mm_set_epi64x(high, low), big_endian)
             });
-            for at in 0..4 {
-                rounds(&mut a, &mut b, at, w[at]);
+            for (four, w) in w.iter().enumerate() {
+                rounds(&mut a, &mut b, four, *w);
             }
             for four in 4..16 {
                 let at = four % 4;
