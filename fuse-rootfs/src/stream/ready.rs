@@ -21,9 +21,9 @@ use crate::format::{Hypervisor, Report};
 /// How often a report is sent before it is given up, and the pause between.
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_secs(3);
-/// The trace goes on for so long after the system is ready, or for a quarter of its boot if that is more, but no longer than a minute.
-const GOES_ON: Duration = Duration::from_secs(5);
-const GOES_ON_MOST: Duration = Duration::from_secs(60);
+/// The trace goes on for so long after the system is ready, or for a tenth of its boot if that is more, but no longer than this.
+const GOES_ON: Duration = Duration::from_secs(1);
+const GOES_ON_MOST: Duration = Duration::from_secs(20);
 
 /// What is below this system; needs /sys.
 #[must_use]
@@ -125,7 +125,7 @@ impl Figures {
 
 /// How long the trace goes on after a boot that took so long, from the opening of the version on.
 fn goes_on(stream_ms: u64) -> Duration {
-    Duration::from_millis(stream_ms / 4).clamp(GOES_ON, GOES_ON_MOST)
+    Duration::from_millis(stream_ms / 10).clamp(GOES_ON, GOES_ON_MOST)
 }
 
 /// Tells of the boot.
@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn the_trace_goes_on_a_while() {
-        for (uptime_ms, secs) in [(0, 5), (20_000, 5), (100_000, 25), (u64::MAX, 60)] {
+        for (uptime_ms, secs) in [(0, 1), (20_000, 2), (100_000, 10), (u64::MAX, 20)] {
             assert_eq!(goes_on(uptime_ms), Duration::from_secs(secs), "{uptime_ms}");
         }
     }
