@@ -52,12 +52,11 @@ pub fn make_root(
     )?;
     marks.mark("layers");
     if let Some(address) = &params.net.address {
-        match take_address(address, params.net.nic.as_ref()) {
-            Ok(card) => log::debug(|| format!("`{card}`: {}", address.address)),
-            // The real system asks for an address anyway.
-            Err(problem) => log::info(format!(
+        // The real system asks for an address anyway.
+        if let Err(problem) = take_address(address, params.net.nic.as_ref()) {
+            log::info(format!(
                 "`gasthaus.ip` is left to the real system: {problem}"
-            )),
+            ));
         }
         marks.mark("network");
     }
@@ -71,37 +70,28 @@ pub fn make_root(
     handover::note("boot.json", &json)
 }
 
-/// Brings the chosen card (else the first) up with `wanted`; its name.
-fn take_address(wanted: &StaticAddress, choice: Option<&NicChoice>) -> Result<String, String> {
+/// Brings the chosen card, else the first, up with `wanted`.
+fn take_address(wanted: &StaticAddress, choice: Option<&NicChoice>) -> std::io::Result<()> {
     let started = Instant::now();
-    let card = loop {
-        let found = cards::list(Path::new(CLASS))
-            .into_iter()
-            .find(|card| card.is_chosen(choice));
-        match found {
-            Some(card) => break card,
-            None if started.elapsed() >= CARD_LIMIT => {
-                return Err(format!("no network card within {CARD_LIMIT:?}"));
-            }
-            None => std::thread::sleep(CARD_PAUSE),
+    let index = loop {
+        let cards = cards::list(Path::new(CLASS));
+        if let Some(card) = cards.iter().find(|card| card.is_chosen(choice)) {
+            break card.index;
         }
+        if started.elapsed() >= CARD_LIMIT {
+            return Err(std::io::ErrorKind::NotFound.into());
+        }
+        std::thread::sleep(CARD_PAUSE);
     };
-    let told = |action: &str| {
-        let action = format!("`{}`: {action}", card.name);
-        move |error: std::io::Error| format!("{action}: {error}")
-    };
-    rtnl::bring_up(card.index).map_err(told("cannot be brought up"))?;
-    rtnl::add_address(card.index, wanted.address, wanted.prefix_len)
-        .map_err(told("cannot take the address"))?;
-    if let Some(via) = wanted.gateway {
+    rtnl::bring_up(index)?;
+    rtnl::add_address(index, wanted.address, wanted.prefix_len)?;
+    wanted.gateway.map_or(Ok(()), |via| {
         rtnl::add_route(Route {
-            index: card.index,
+            index,
             to: None,
             via,
             metric: METRIC,
             by_dhcp: false,
         })
-        .map_err(told("cannot take the route"))?;
-    }
-    Ok(card.name)
+    })
 }

@@ -20,9 +20,8 @@ const TMPFS_MAGIC: u64 = 0x0102_1994;
 const MAX_DEPTH: usize = 32;
 /// What is started when nobody asks for something else.
 pub const REAL_INIT: &str = "/sbin/init";
-/// dom0's program for its guests, and where what it starts (scripts of Xen's) looks for programs.
+/// dom0's program for its guests.
 const GUESTS: &str = "/usr/lib/gasthaus/guests";
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Mounts that move over, in this order.
 const MOVED: [&str; 4] = ["dev", "proc", "sys", "run"];
 
@@ -168,20 +167,14 @@ fn start_guests() {
     if !Path::new(GUESTS).exists() {
         return;
     }
-    let said = || {
-        fs::OpenOptions::new()
-            .write(true)
-            .open("/dev/kmsg")
-            .map_or_else(|_| Stdio::null(), Stdio::from)
-    };
-    let started = Command::new(GUESTS)
-        .arg("early")
-        .env_clear()
-        .env("PATH", PATH)
-        .stdin(Stdio::null())
-        .stdout(said())
-        .stderr(said())
-        .spawn();
+    let mut command = Command::new(GUESTS);
+    command.arg("early").stdin(Stdio::null());
+    if let Ok(log) = fs::File::options().write(true).open("/dev/kmsg")
+        && let Ok(same) = log.try_clone()
+    {
+        command.stdout(log).stderr(same);
+    }
+    let started = command.spawn();
     // Not waited for: process 1, which this becomes, takes leave of all orphans.
     if let Err(error) = started {
         log::info(format!("the guests start later: `{GUESTS}`: {error}"));

@@ -24,6 +24,9 @@ pub const DMSETUP: &str = "/usr/sbin/dmsetup";
 /// See [`XL`].
 pub const IP: &str = "/usr/sbin/ip";
 
+/// Where the programs of a script are.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// Runs `program` and returns what it wrote to standard output.
 ///
 /// Output goes to an unnamed file, not a pipe: `xl create` leaves a process behind that would keep a pipe open.
@@ -50,6 +53,8 @@ pub fn run(
     let mut child = Command::new(&*direct(program))
         .args(args)
         .env("LC_ALL", "C")
+        // For what they start in turn, Xen's device scripts: before systemd there is none.
+        .env("PATH", PATH)
         // libdevmapper: make the nodes in /dev/mapper yourself and wait for nobody. Without it, it trusts udev to make
         // them even where `--noudevrules` tells udev not to, and no node appears.
         .env("DM_DISABLE_UDEV", "1")
