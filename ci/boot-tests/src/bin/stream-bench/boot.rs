@@ -244,9 +244,8 @@ fn measure(options: &Options, scheme: &str, shape: Shape) -> Outcome<Measured> {
         io::copy(&mut answer.into_body().into_reader(), &mut io::sink())?;
         let download = began.elapsed();
         let words = format!("gasthaus.build={}", full.build_id);
-        let qemu = Parts::of(&full, is_xen)?
-            .qemu(&name, &words)
-            .medium(Medium::Cd, &full.iso);
+        let parts = Parts::of(&full, is_xen)?; // its folder must outlive the machine's start
+        let qemu = parts.qemu(&name, &words).medium(Medium::Cd, &full.iso);
         let (took, _, stats) = boot(&name, qemu, &mark(&full), false, &line)?;
         return Ok(Measured {
             requests: stats.requests,
