@@ -6,6 +6,7 @@
 use std::{
     io::Read,
     net::{Ipv4Addr, TcpListener, TcpStream},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -29,7 +30,7 @@ fn assert_painted(vm: &mut Vm, name: &str, shot: &str) {
     let deadline = Instant::now() + COMMAND_LIMIT;
     while vm.screenshot(shot).unwrap().painted_share() < 0.001 {
         assert!(Instant::now() < deadline, "{name}: the screen is empty");
-        std::thread::sleep(Duration::from_secs(1));
+        thread::sleep(Duration::from_secs(1));
     }
 }
 
@@ -166,23 +167,28 @@ fn bios_disk_boots_and_uses_two_network_cards_of_different_models() {
     let qemu = Qemu::new(name, Firmware::Bios).medium(Medium::Disk, &artifacts.iso);
     let mut vm = boot_xen(name, qemu.nic("e1000e").nic("virtio-net-pci"), &artifacts);
     login(&mut vm);
-    let links = done(&mut vm, "ip -br link");
-    assert!(
-        !links.lines().any(|line| line.starts_with("eth")),
-        "kernel names left:\n{links}"
-    );
-    let cards = done(
-        &mut vm,
-        "cd /sys/class/net; for n in *; do d=$(readlink -f $n/device/driver) && echo $n ${d##*/} $(cat $n/operstate); done",
-    );
-    for driver in ["e1000e", "virtio_net"] {
-        let card = cards
-            .lines()
-            .find(|line| line.split(' ').nth(1) == Some(driver));
-        assert!(
-            card.is_some_and(|line| line.ends_with(" up")),
-            "{driver} is not up:\n{cards}\n{links}"
+    // Drivers load behind the log-in prompts: on an emulated machine some seconds later.
+    let began = Instant::now();
+    loop {
+        let links = done(&mut vm, "ip -br link");
+        let cards = done(
+            &mut vm,
+            "cd /sys/class/net; for n in *; do d=$(readlink -f $n/device/driver) && echo $n ${d##*/} $(cat $n/operstate); done",
         );
+        let kernel_name = links.lines().any(|line| line.starts_with("eth"));
+        let is_up = |driver| {
+            let card = |line: &&str| line.split(' ').nth(1) == Some(driver);
+            let found = cards.lines().find(card);
+            found.is_some_and(|line| line.ends_with(" up"))
+        };
+        if !kernel_name && is_up("e1000e") && is_up("virtio_net") {
+            break;
+        }
+        assert!(
+            began.elapsed() < COMMAND_LIMIT,
+            "a kernel name is left, or a card is not up:\n{cards}\n{links}"
+        );
+        thread::sleep(Duration::from_secs(1));
     }
 }
 
