@@ -125,22 +125,32 @@ pub fn run(vm: &mut Vm, command: &str) -> Output {
     let mut output = vm
         .run(command, COMMAND_LIMIT)
         .unwrap_or_else(|error| panic!("{error}"));
-    output.text = without_hypervisor(&output.text);
+    output.text = without_others(&output.text);
     output
 }
 
-/// `text` without what Xen itself says between a command's lines or in the middle of one: the console is shared.
-fn without_hypervisor(text: &str) -> String {
-    let mut rest = text;
+/// `text` without what Xen and the streaming daemon (by the kernel's log) say between a command's lines or in the middle of
+/// one: the console is shared.
+fn without_others(text: &str) -> String {
     let mut left = String::with_capacity(text.len());
-    while let Some(start) = rest.find("(XEN) ") {
-        left.push_str(&rest[..start]);
-        rest = rest[start..]
-            .find('\n')
-            .map_or("", |end| &rest[start + end + 1..]);
+    for line in text.split_inclusive('\n') {
+        match start_of_others(line) {
+            Some(start) => left.push_str(&line[..start]),
+            None => left.push_str(line),
+        }
     }
-    left.push_str(rest);
     left.trim_end_matches('\n').to_owned()
+}
+
+/// Where `(XEN) …` or `[   81.583722] gasthaus-live: …` begins in `line`.
+fn start_of_others(line: &str) -> Option<usize> {
+    let stamped = || {
+        let end = line.find("] gasthaus-live: ")?;
+        let start = line[..end].rfind('[')?;
+        let is_stamp = |byte: u8| matches!(byte, b' ' | b'.') || byte.is_ascii_digit();
+        line[start + 1..end].bytes().all(is_stamp).then_some(start)
+    };
+    line.find("(XEN) ").into_iter().chain(stamped()).min()
 }
 
 /// Runs `command` and wants status 0; what it printed.
@@ -178,18 +188,27 @@ pub fn power_off(vm: &mut Vm, name: &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::without_hypervisor;
+    use super::without_others;
 
     #[test]
-    fn what_the_hypervisor_says_is_no_output_of_a_command() {
+    fn what_others_say_is_no_output_of_a_command() {
         let polling = "(XEN) uart interrupt taking more than 4ms, switched to polling";
         for text in [
             format!("{{\"fill\":1}}\n{polling}"),
             format!("{polling}\n{{\"fill\":1}}"),
             format!("{{\"fi{polling}\nll\":1}}"),
         ] {
-            assert_eq!(without_hypervisor(&text), "{\"fill\":1}", "{text}");
+            assert_eq!(without_others(&text), "{\"fill\":1}", "{text}");
         }
-        assert_eq!(without_hypervisor("one\ntwo"), "one\ntwo");
+        let waiting = "[   81.583722] gasthaus-live: waiting for the network since 4 s for c/2e (http://192.0.2.1: closed)";
+        for text in [
+            format!("{waiting}\n4f4b  site"),
+            format!("4f4b{waiting}\n  site\n"),
+        ] {
+            assert_eq!(without_others(&text), "4f4b  site", "{text}");
+        }
+        for kept in ["one\ntwo", "[x] gasthaus-live: 1"] {
+            assert_eq!(without_others(kept), kept);
+        }
     }
 }
