@@ -166,18 +166,36 @@ impl House {
         }
     }
 
-    /// Whether somebody can log in: a log-in prompt runs on some console.
+    /// Whether somebody can log in: a log-in prompt runs on some console. Asked first are the units that systemd keeps for them,
+    /// which is a look at a few files; then every process, a second of an emulated processor.
     pub fn has_login(&self) -> bool {
-        let processes = fs::read_dir(self.root.join("proc")).into_iter().flatten();
-        processes.flatten().any(|process| {
-            let is_number = process
-                .file_name()
-                .to_str()
-                .is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
-            is_number
-                && fs::read_to_string(process.path().join("comm"))
-                    .is_ok_and(|comm| matches!(comm.trim_end(), "agetty" | "login"))
-        })
+        let units = ["system-getty.slice", "system-serial\\x2dgetty.slice"].into_iter();
+        let mut prompts = units.flat_map(|slice| {
+            let slice = self.root.join("sys/fs/cgroup/system.slice").join(slice);
+            fs::read_dir(slice).into_iter().flatten().flatten()
+        });
+        let found = prompts.any(|unit| {
+            let processes = fs::read_to_string(unit.path().join("cgroup.procs"));
+            processes.is_ok_and(|list| list.lines().any(|id| self.is_login(id)))
+        });
+        let processes = || fs::read_dir(self.root.join("proc")).into_iter().flatten();
+        found
+            || processes().flatten().any(|process| {
+                process
+                    .file_name()
+                    .to_str()
+                    .is_some_and(|id| self.is_login(id))
+            })
+    }
+
+    /// Whether the process of this number is a log-in prompt, or a log-in.
+    fn is_login(&self, id: &str) -> bool {
+        !id.is_empty()
+            && id.bytes().all(|byte| byte.is_ascii_digit())
+            && matches!(
+                self.read(&format!("proc/{id}/comm")).as_str(),
+                "agetty" | "login"
+            )
     }
 
     /// Whether the boot menu entry asked for no guests.
@@ -294,6 +312,12 @@ mod tests {
         assert_eq!(house.hypervisor(), Hypervisor::Xen);
         write("proc/1/comm", "systemd\n");
         write("proc/net/comm", "agetty\n");
+        assert!(!house.has_login());
+        write("proc/77/comm", "agetty\n");
+        assert!(house.has_login());
+        write("proc/77/comm", "(agetty)\n"); // not started yet
+        let unit = "sys/fs/cgroup/system.slice/system-getty.slice/getty@tty1.service/cgroup.procs";
+        write(unit, "77\n");
         assert!(!house.has_login());
         write("proc/77/comm", "agetty\n");
         assert!(house.has_login());
