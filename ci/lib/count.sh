@@ -46,6 +46,8 @@ second_try() {
   mapfile -t names < <(awk '/^failures:/ { list = 1; next } /^test result:/ { list = 0 }
     list && /^    [a-z0-9_:]+$/ { print $1 }' "$log" | sort -u)
   [ ${#names[@]} != 0 ] || return
+  # A program that died, not a test that failed: trying others again must not hide it.
+  ! grep -aq "process didn't exit successfully" "$log" || return
   echo "== once more: ${names[*]}"
   more=$(mktemp)
   local arguments=() argument

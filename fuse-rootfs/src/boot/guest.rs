@@ -24,7 +24,7 @@ const CARD_PAUSE: Duration = Duration::from_millis(20);
 /// networkd's default for routes by DHCP is 1024: when the real system has one of its own, that one does not compete.
 const METRIC: u32 = 2048;
 
-/// Mounts the root disk; meanwhile the network card gets the address that the house has chosen for this guest.
+/// Mounts the root disk; then the network card, whose driver was loaded meanwhile, gets the address that the house has chosen.
 pub fn make_root(
     device: &str,
     params: &BootParams,

@@ -162,7 +162,7 @@ fn try_switch_root(
     })
 }
 
-/// Has the first guests built while the real init starts. It becomes their parent's parent; `guests up` takes over from them.
+/// Has the first guests built while the real init starts. `guests up`, a unit of that, takes them over.
 fn start_guests() {
     if !Path::new(GUESTS).exists() {
         return;
@@ -175,7 +175,7 @@ fn start_guests() {
         command.stdout(log).stderr(same);
     }
     let started = command.spawn();
-    // Not waited for: process 1, which this becomes, takes leave of all orphans.
+    // Not waited for: the real init, which this process becomes, reaps all its children.
     if let Err(error) = started {
         log::info(format!("the guests start later: `{GUESTS}`: {error}"));
     }

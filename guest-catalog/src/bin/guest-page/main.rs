@@ -1,6 +1,6 @@
 //! `guest-page`: the page of a guest that says who it is; as process 1 also the whole user space of the `tiny` guest.
 //!
-//! - as process 1 (`/init`): mounts, modules, network by DHCP, the page on port 80, power-off on request (`init`)
+//! - as process 1 (`/init`): mounts, modules, network (the address of the command line, else DHCP), the page on port 80, power-off on request (`init`)
 //! - `guest-page serve [--port N]`: the page alone, for guests with a user space of their own
 //! - called as `poweroff` or `reboot`: does that; the kernel starts these names when the hypervisor asks (`power`)
 mod dhcp;

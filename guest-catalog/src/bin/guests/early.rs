@@ -33,7 +33,7 @@ pub fn run(house: &House) -> Result<(), Failure> {
     let guests = up::autostarted(&catalogue);
     let tools = Xl;
     let starter =
-        Starter::new(house, &tools).at_start(house.has_served_guests(), tools.free_mib()?);
+        Starter::new(house, &tools).at_start(house.has_served_guests(), Some(tools.free_mib()?));
     let mut groups = guests.chunk_by(|a, b| a.guest.order == b.guest.order);
     thread::scope(|scope| {
         for entry in groups.next().unwrap_or_default() {

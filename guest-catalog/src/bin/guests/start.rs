@@ -74,10 +74,10 @@ impl<'h> Starter<'h> {
 
     /// For the start of the house: whether there may be domains besides dom0, and the memory that `xl` just said is free, if
     /// it was asked.
-    pub fn at_start(mut self, strangers: bool, free_mib: impl Into<Option<u64>>) -> Self {
+    pub fn at_start(mut self, strangers: bool, free_mib: Option<u64>) -> Self {
         self.strangers = strangers;
         self.memory = Mutex::new(Memory {
-            free_mib: free_mib.into(),
+            free_mib,
             ..Memory::default()
         });
         self
@@ -308,10 +308,10 @@ impl<'h> Starter<'h> {
 
     /// Makes the house's own bridge, up and with its address: guests answer there before networkd has come so far.
     fn make_bridge(&self) {
-        let address = format!("{BRIDGE_ADDRESS}/{BRIDGE_PREFIX_LEN}");
         let link =
             format!("link add name {DEFAULT_BRIDGE} up type bridge stp_state 0 forward_delay 0");
-        let address = format!("address add {address} dev {DEFAULT_BRIDGE}");
+        let address =
+            format!("address add {BRIDGE_ADDRESS}/{BRIDGE_PREFIX_LEN} dev {DEFAULT_BRIDGE}");
         for (line, purpose) in [
             (link, "make the bridge"),
             (address, "give the bridge its address"),

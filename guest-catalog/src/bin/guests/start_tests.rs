@@ -201,7 +201,8 @@ fn what_was_built_early_is_only_waited_for() {
     let (_dir, house, catalogue) = house(&[("tiny", 1)]);
     let entry = &catalogue.entries()[0];
     let tools = ListTools::new(1000);
-    let early = starter(&house, &tools, |_| unreachable!("nobody looks")).at_start(false, 1000);
+    let early =
+        starter(&house, &tools, |_| unreachable!("nobody looks")).at_start(false, Some(1000));
     early.build(entry).unwrap();
     early.build(entry).unwrap();
     assert_eq!(tools.log(), ["create tiny/pvh"], "it is built once");
@@ -227,7 +228,7 @@ fn what_was_built_early_and_does_not_come_up_is_built_anew() {
     let tools = ListTools::new(1000);
     tools.0.lock().unwrap().refused.push("tiny/pvh".to_owned());
     starter(&house, &tools, |_| false)
-        .at_start(false, 1000)
+        .at_start(false, Some(1000))
         .build(entry)
         .unwrap();
     assert_eq!(Record::load(&house, &entry.guest.name).mode, Some(Mode::Pv));

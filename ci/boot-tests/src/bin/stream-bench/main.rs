@@ -126,14 +126,19 @@ fn numbers(list: &str) -> Outcome<Vec<f64>> {
     list.split(',').map(number).collect()
 }
 
-/// Boots every scheme on every line, beside the model's prediction, and prints the table.
-fn boots(options: &Options) -> Outcome {
-    let bench = Bench::load(
+/// What is measured, from the folder of the options.
+fn load(options: &Options) -> Outcome<Bench> {
+    Bench::load(
         &options.folder,
         &options.until,
         options.think,
         options.replay.clone(),
-    )?;
+    )
+}
+
+/// Boots every scheme on every line, beside the model's prediction, and prints the table.
+fn boots(options: &Options) -> Outcome {
+    let bench = load(options)?;
     boot::run(options, &mut |name, shape| {
         let line = Line::start(options.origin, shape)?;
         bench.run(name, line.address())
@@ -142,12 +147,7 @@ fn boots(options: &Options) -> Outcome {
 
 /// Measures every scheme on every line and prints the table.
 fn measure(options: &Options) -> Outcome {
-    let bench = Bench::load(
-        &options.folder,
-        &options.until,
-        options.think,
-        options.replay.clone(),
-    )?;
+    let bench = load(options)?;
     let mut rows = Vec::new();
     for &mbit in &options.mbit {
         for &rtt_ms in &options.rtt_ms {
