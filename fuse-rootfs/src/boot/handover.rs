@@ -153,6 +153,7 @@ fn try_switch_root(
     rustix::process::chdir("/").map_err(step("enter `/`".into()))?;
     drop(old);
     if init == REAL_INIT && xen::in_control_domain() {
+        xen::mount_terminals();
         start_guests();
     }
     let error = Command::new(init).args(args).exec();

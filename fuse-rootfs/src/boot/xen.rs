@@ -8,8 +8,8 @@ use rustix::mount::MountFlags;
 use std::path::Path;
 
 /// xenfs: below. The next four are the device files of Xen's libraries; blkback and netback: disks and network cards of
-/// guests; the last one: guests' copy-on-write disks. No device announces any of them.
-const MODULES: [&str; 8] = [
+/// guests; then guests' copy-on-write disks, and the bridge that their cards are plugged into. No device announces any of them.
+const MODULES: [&str; 9] = [
     "xenfs",
     "xen_evtchn",
     "xen_privcmd",
@@ -18,7 +18,10 @@ const MODULES: [&str; 8] = [
     "xen_blkback",
     "xen_netback",
     "dm_snapshot",
+    "bridge",
 ];
+/// The group `tty` of Debian, and mode 0620: as systemd mounts it, which leaves alone what is mounted.
+const TERMINALS: &str = "gid=5,mode=620";
 /// Of the first domain, and of it alone.
 const CONTROL_UUID: &str = "00000000-0000-0000-0000-000000000000";
 
@@ -61,6 +64,24 @@ pub fn mount_file_system() {
         "",
     ) {
         log::info(format!("`/proc/xen` is left to the real system: {error}"));
+    }
+}
+
+/// Mounts the pseudo-terminals in the new root: the daemon of the guests' consoles, which runs before systemd does, needs one
+/// for each guest, and a second mount would hide them.
+pub fn mount_terminals() {
+    let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
+    let mounted = std::fs::create_dir_all("/dev/pts").and_then(|()| {
+        mounts::mount_plain(
+            Path::new("devpts"),
+            Path::new("/dev/pts"),
+            "devpts",
+            flags,
+            TERMINALS,
+        )
+    });
+    if let Err(error) = mounted {
+        log::info(format!("`/dev/pts` is left to the real system: {error}"));
     }
 }
 

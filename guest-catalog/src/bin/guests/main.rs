@@ -4,6 +4,7 @@
 //! `xl`'s; this program decides what is started when, with which disks, and whether it really came up.
 mod commands;
 mod consoles;
+mod daemons;
 mod disks;
 mod early;
 mod error;
@@ -14,7 +15,6 @@ mod loopdev;
 mod program;
 mod start;
 mod state;
-mod store;
 #[cfg(test)]
 mod testing;
 mod up;
@@ -73,6 +73,9 @@ enum Command {
     /// Start Xen's store, unless it runs (a unit calls this)
     #[command(hide = true)]
     Store,
+    /// Start the daemon of the guests' consoles, unless it runs (a unit calls this)
+    #[command(hide = true)]
+    ConsoleDaemon,
     /// Wait until the guests of `up` are built, if the rest of dom0's boot had better wait (a unit calls this)
     #[command(hide = true)]
     HeadStart,
@@ -111,7 +114,8 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Config { name, mode } => commands::config(&house, &name, mode.as_deref()),
         Command::Down => commands::down(&house),
         Command::Early => early::run(&house),
-        Command::Store => store::start(&house),
+        Command::Store => daemons::start_store(&house),
+        Command::ConsoleDaemon => daemons::start_consoles(&house),
         Command::HeadStart => {
             head_start::wait(&house);
             Ok(())

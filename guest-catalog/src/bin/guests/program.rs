@@ -15,10 +15,12 @@ const OUTPUT_MAX_BYTES: u64 = 1024 * 1024;
 
 /// A program of dom0 by its full path, so that nobody's PATH decides what runs as root.
 pub const XL: &str = "/usr/sbin/xl";
-/// See [`XL`]; these two are only beside the `xl` of the running Xen.
+/// See [`XL`]; these three are only beside the `xl` of the running Xen.
 pub const XENSTORED: &str = "/usr/sbin/xenstored";
 /// See [`XENSTORED`].
 pub const XEN_INIT_DOM0: &str = "/usr/sbin/xen-init-dom0";
+/// See [`XENSTORED`].
+pub const XENCONSOLED: &str = "/usr/sbin/xenconsoled";
 /// See [`XL`].
 pub const DMSETUP: &str = "/usr/sbin/dmsetup";
 /// See [`XL`].
@@ -94,7 +96,7 @@ fn direct(program: &'static str) -> Cow<'static, str> {
         text.trim().parse::<u32>().ok()
     };
     let version = || Some(format!("{}.{}", part("major")?, part("minor")?));
-    if [XL, XENSTORED, XEN_INIT_DOM0].contains(&program)
+    if [XL, XENSTORED, XEN_INIT_DOM0, XENCONSOLED].contains(&program)
         && let Some(version) = version()
     {
         let name = program.rsplit('/').next().unwrap_or(program);
