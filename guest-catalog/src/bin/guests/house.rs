@@ -166,26 +166,25 @@ impl House {
         }
     }
 
-    /// Whether somebody can log in: a log-in prompt runs on some console. Asked first are the units that systemd keeps for them,
-    /// which is a look at a few files; then every process, a second of an emulated processor.
+    /// Whether somebody can log in: a log-in prompt runs on some console. Asked are the units that systemd keeps for them, which
+    /// is a look at a few files; where it keeps none, every process, a second of an emulated processor.
     pub fn has_login(&self) -> bool {
-        let units = ["system-getty.slice", "system-serial\\x2dgetty.slice"].into_iter();
-        let mut prompts = units.flat_map(|slice| {
-            let slice = self.root.join("sys/fs/cgroup/system.slice").join(slice);
-            fs::read_dir(slice).into_iter().flatten().flatten()
-        });
-        let found = prompts.any(|unit| {
-            let processes = fs::read_to_string(unit.path().join("cgroup.procs"));
-            processes.is_ok_and(|list| list.lines().any(|id| self.is_login(id)))
-        });
-        let processes = || fs::read_dir(self.root.join("proc")).into_iter().flatten();
-        found
-            || processes().flatten().any(|process| {
-                process
-                    .file_name()
-                    .to_str()
-                    .is_some_and(|id| self.is_login(id))
+        let mut units = ["system-getty.slice", "system-serial\\x2dgetty.slice"]
+            .into_iter()
+            .flat_map(|slice| {
+                let slice = self.root.join("sys/fs/cgroup/system.slice").join(slice);
+                fs::read_dir(slice).into_iter().flatten().flatten()
             })
+            .filter_map(|unit| fs::read_to_string(unit.path().join("cgroup.procs")).ok())
+            .peekable();
+        if units.peek().is_some() {
+            return units.any(|processes| processes.lines().any(|id| self.is_login(id)));
+        }
+        let processes = fs::read_dir(self.root.join("proc")).into_iter().flatten();
+        processes.flatten().any(|process| {
+            let id = process.file_name();
+            id.to_str().is_some_and(|id| self.is_login(id))
+        })
     }
 
     /// Whether the process of this number is a log-in prompt, or a log-in.

@@ -22,7 +22,7 @@ const TOOLSTACK_LIMIT: Duration = Duration::from_secs(60);
 const TOOLSTACK_PAUSE: Duration = Duration::from_millis(250);
 /// How long the log-in prompts may take before the house is declared open without one (there may be none by intent).
 const LOGIN_LIMIT: Duration = Duration::from_secs(120);
-const LOGIN_PAUSE: Duration = Duration::from_millis(500);
+const LOGIN_PAUSE: Duration = Duration::from_millis(100);
 /// What a start may take besides its health check: building the domain, disks, memory.
 const START_MARGIN: Duration = Duration::from_secs(120);
 
