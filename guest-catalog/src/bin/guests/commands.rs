@@ -2,10 +2,12 @@
 use crate::error::Failure;
 use crate::house::{House, Hypervisor};
 use crate::program::XL;
+use crate::resize::{self, Change};
 use crate::start::{self, Manner, Starter};
 use crate::state::{Record, State};
 use crate::xl::{Domain, Toolstack, Xl};
-use guest_catalog::{Entry, Mode};
+use crate::{logs, saved, screens};
+use guest_catalog::{Catalogue, Entry, Mode};
 use serde::Serialize;
 use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
@@ -31,20 +33,19 @@ struct Row {
     autostart: bool,
     restarts: u32,
     domain_id: Option<u32>,
+    /// Number of the virtual terminal that is its screen: Ctrl+Alt+F<n>.
+    screen: Option<u32>,
     reason: Option<String>,
 }
 
 /// Shows all guests.
 pub fn list(house: &House, json: bool) -> Result<(), Failure> {
     let catalogue = house.catalogue()?;
-    let domains = match house.hypervisor() {
-        Hypervisor::Xen => Xl.domains()?,
-        Hypervisor::None => Vec::new(),
-    };
+    let domains = domains(house)?;
     let rows: Vec<Row> = catalogue
         .entries()
         .iter()
-        .map(|entry| row(house, entry, &domains))
+        .map(|entry| row(house, &catalogue, entry, &domains))
         .collect();
     if json {
         // A list of strings and numbers always serialises.
@@ -56,7 +57,14 @@ pub fn list(house: &House, json: bool) -> Result<(), Failure> {
     print(&table(&rows))
 }
 
-fn row(house: &House, entry: &Entry, domains: &[Domain]) -> Row {
+fn domains(house: &House) -> Result<Vec<Domain>, Failure> {
+    match house.hypervisor() {
+        Hypervisor::Xen => Xl.domains(),
+        Hypervisor::None => Ok(Vec::new()),
+    }
+}
+
+fn row(house: &House, catalogue: &Catalogue, entry: &Entry, domains: &[Domain]) -> Row {
     let guest = &entry.guest;
     let record = Record::load(house, &guest.name);
     let domain = domains
@@ -67,6 +75,7 @@ fn row(house: &House, entry: &Entry, domains: &[Domain]) -> Row {
         (Some(_), State::Stopped) => "running",
         (Some(_), state) => state.as_str(),
         (None, State::Failed) => "failed",
+        (None, State::Saved) => "saved",
         (None, State::Starting) => "starting",
         (None, _) => "stopped",
     };
@@ -82,6 +91,7 @@ fn row(house: &House, entry: &Entry, domains: &[Domain]) -> Row {
         autostart: guest.autostart,
         restarts: record.restarts,
         domain_id: domain.map(|domain| domain.id),
+        screen: screens::terminal(catalogue, guest.name.as_str()),
         reason: record.reason,
     }
 }
@@ -117,18 +127,24 @@ fn table(rows: &[Row]) -> String {
         out.push('\n');
     }
     for row in rows {
-        if let Some(reason) = &row.reason {
-            out.push_str(&format!("{}: {reason}\n", row.name));
+        let restarts = match row.restarts {
+            0 => None,
+            1 => Some("it was started again once".to_owned()),
+            times => Some(format!("it was started again {times} times")),
+        };
+        for note in row.reason.iter().chain(&restarts) {
+            out.push_str(&format!("{}: {note}\n", row.name));
         }
     }
     out
 }
 
 /// Starts one guest and waits for it.
-pub fn start(house: &House, name: &str) -> Result<(), Failure> {
+pub fn start(house: &House, name: &str) -> Result<String, Failure> {
     let catalogue = house.catalogue()?;
     let entry = catalogue.find(name)?;
     need_hypervisor(house)?;
+    saved::refuse_saved(house, &catalogue, name)?;
     // Started by hand: old deaths are forgiven.
     let mut record = Record::load(house, &entry.guest.name);
     if record.restarts != 0 && record.state != State::Up {
@@ -140,11 +156,11 @@ pub fn start(house: &House, name: &str) -> Result<(), Failure> {
         .address
         .map(|address| format!(" at {address}"))
         .unwrap_or_default();
-    print(&format!("guest `{name}` is up in mode {mode}{address}\n"))
+    Ok(format!("guest `{name}` is up in mode {mode}{address}\n"))
 }
 
 /// Stops one guest.
-pub fn stop(house: &House, name: &str, now: bool) -> Result<(), Failure> {
+pub fn stop(house: &House, name: &str, now: bool) -> Result<String, Failure> {
     let catalogue = house.catalogue()?;
     let entry = catalogue.find(name)?;
     need_hypervisor(house)?;
@@ -158,7 +174,90 @@ pub fn stop(house: &House, name: &str, now: bool) -> Result<(), Failure> {
             closing: false,
         },
     )?;
-    print(&format!("guest `{name}` is stopped\n"))
+    saved::forget(house, entry)?;
+    Ok(format!("guest `{name}` is stopped\n"))
+}
+
+/// Puts a guest to sleep.
+pub fn save(house: &House, name: &str) -> Result<String, Failure> {
+    let catalogue = house.catalogue()?;
+    let entry = catalogue.find(name)?;
+    need_hypervisor(house)?;
+    let (took, bytes) = saved::save(house, entry)?;
+    let (secs, mib) = (took.as_secs_f64(), bytes >> 20);
+    Ok(format!(
+        "guest `{name}` is saved: {mib} MiB in {secs:.1} s\n"
+    ))
+}
+
+/// Lets a saved guest go on.
+pub fn restore(house: &House, name: &str) -> Result<String, Failure> {
+    let catalogue = house.catalogue()?;
+    let entry = catalogue.find(name)?;
+    need_hypervisor(house)?;
+    let (took, mode) = saved::restore(house, entry)?;
+    let secs = took.as_secs_f64();
+    Ok(format!(
+        "guest `{name}` goes on in mode {mode}, after {secs:.1} s\n"
+    ))
+}
+
+/// Changes memory or processors of a guest.
+pub fn resize(house: &House, name: &str, change: Change) -> Result<String, Failure> {
+    let catalogue = house.catalogue()?;
+    let entry = catalogue.find(name)?;
+    if change.memory_mib.is_none() && change.vcpus.is_none() {
+        return Err(Failure::NothingToChange);
+    }
+    need_hypervisor(house)?;
+    let again = resize::resize(house, entry, change)?;
+    let when = if again {
+        format!("; more than it was started with comes with `guests restart {name}`")
+    } else {
+        String::new()
+    };
+    Ok(format!("guest `{name}` is resized{when}\n"))
+}
+
+/// Shows what a guest's console said.
+pub fn logs(
+    house: &House,
+    name: &str,
+    lines: usize,
+    follow: bool,
+    json: bool,
+) -> Result<(), Failure> {
+    let catalogue = house.catalogue()?;
+    let entry = catalogue.find(name)?;
+    let tail = logs::tail(house, entry, lines)?;
+    if json {
+        let lines: Vec<&str> = tail.lines().collect();
+        let value = serde_json::json!({ "name": name, "lines": lines });
+        return print(&format!("{value:#}\n"));
+    }
+    print(&tail)?;
+    if follow {
+        logs::follow(house, entry)?;
+    }
+    Ok(())
+}
+
+/// Brings a guest's screen to the front.
+pub fn view(house: &House, name: &str) -> Result<(), Failure> {
+    let terminal = screens::bring_to_front(house, &house.catalogue()?, name)?;
+    print(&format!(
+        "screen {terminal} is in front; Ctrl+Alt+F1 comes back to the house\n"
+    ))
+}
+
+/// Prints a guest's line of the list as JSON.
+pub fn show(house: &House, name: &str) -> Result<(), Failure> {
+    let catalogue = house.catalogue()?;
+    let entry = catalogue.find(name)?;
+    let row = row(house, &catalogue, entry, &domains(house)?);
+    // Strings and numbers always serialise.
+    let text = serde_json::to_string_pretty(&row).unwrap_or_default();
+    print(&format!("{text}\n"))
 }
 
 /// Stops all guests, at the same time.
@@ -231,7 +330,7 @@ pub fn config(house: &House, name: &str, mode: Option<&str>) -> Result<(), Failu
     print(&house.config(entry, mode)?)
 }
 
-fn need_hypervisor(house: &House) -> Result<(), Failure> {
+pub fn need_hypervisor(house: &House) -> Result<(), Failure> {
     if house.hypervisor() == Hypervisor::None {
         Err(Failure::NoHypervisor)
     } else {
@@ -239,7 +338,7 @@ fn need_hypervisor(house: &House) -> Result<(), Failure> {
     }
 }
 
-fn print(text: &str) -> Result<(), Failure> {
+pub fn print(text: &str) -> Result<(), Failure> {
     std::io::stdout()
         .write_all(text.as_bytes())
         .map_err(Failure::Output)
@@ -279,7 +378,7 @@ mod tests {
         let domains = [domain("up", false), domain("dead", true)];
         let rows: Vec<Row> = entries
             .iter()
-            .map(|entry| row(&house, entry, &domains))
+            .map(|entry| row(&house, &catalogue, entry, &domains))
             .collect();
         assert_eq!(
             table(&rows),

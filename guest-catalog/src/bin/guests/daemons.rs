@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Where the store answers, and where it leaves its number: its unit finds it by that.
-const STORE_SOCKET: &str = "/run/xenstored/socket";
+pub const STORE_SOCKET: &str = "/run/xenstored/socket";
 const STORE_PID_FILE: &str = "/run/xen/xenstored.pid";
 /// Note that dom0 is entered in the store.
 const ENTERED: &str = "dom0-entered";

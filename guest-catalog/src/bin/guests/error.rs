@@ -65,6 +65,25 @@ pub enum Failure {
     NotUp { guest: String, reasons: Vec<String> },
     #[error("guest `{guest}` is not running")]
     NotRunning { guest: String },
+    #[error("guest `{guest}` runs already")]
+    Runs { guest: String },
+    #[error("guest `{guest}` is saved")]
+    IsSaved { guest: String },
+    #[error("guest `{guest}` is not saved")]
+    NotSaved { guest: String },
+    #[error("saving guest `{guest}` needs {needed_mib} MiB in `{}`, {free_mib} MiB are free", path.display())]
+    Room {
+        guest: String,
+        path: PathBuf,
+        needed_mib: u64,
+        free_mib: u64,
+    },
+    #[error("the definition of guest `{guest}` cannot be written: {detail}")]
+    Definition { guest: String, detail: String },
+    #[error("nothing to change: neither memory nor processors are given")]
+    NothingToChange,
+    #[error("guest `{guest}` has no screen: only the first {most} guests have one")]
+    NoScreen { guest: String, most: u32 },
     #[error("`--mode` is `{found}`; guest `{guest}` allows {}", words(allowed))]
     Mode {
         guest: String,
@@ -100,6 +119,16 @@ impl Failure {
                 "`networkctl` and `journalctl -u systemd-networkd` tell what became of it".into(),
             ),
             Self::NotRunning { guest } => Some(format!("`guests start {guest}` starts it")),
+            Self::Runs { guest } => Some(format!("`guests console {guest}` is its console")),
+            Self::IsSaved { guest } => Some(format!(
+                "`guests restore {guest}` lets it go on; `guests stop {guest}` throws away what was saved"
+            )),
+            Self::NotSaved { guest } => Some(format!("`guests start {guest}` starts it anew")),
+            Self::Room { .. } => Some(
+                "it would lie in dom0's memory; stop another guest, or start the machine with more `dom0_mem=`"
+                    .into(),
+            ),
+            Self::NothingToChange => Some("give `--memory-mib N`, `--vcpus N`, or both".into()),
             Self::DiskInUse { guest, .. } => Some(format!("`guests stop {guest}` frees it")),
             _ => None,
         }

@@ -93,7 +93,7 @@ fn fetch(url: &str, expected: &str) -> Result<(), String> {
 }
 
 /// Where xenconsoled writes what a guest says (XENCONSOLED_TRACE=guest).
-fn console_log(house: &House, entry: &Entry) -> PathBuf {
+pub fn console_log(house: &House, entry: &Entry) -> PathBuf {
     house.root().join(format!(
         "var/log/xen/console/guest-{}.log",
         entry.guest.name

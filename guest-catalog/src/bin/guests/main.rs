@@ -8,17 +8,25 @@ mod daemons;
 mod disks;
 mod early;
 mod error;
+mod front;
 mod head_start;
 mod health;
 mod house;
+mod logs;
 mod loopdev;
 mod program;
+mod resize;
+mod saved;
+mod screen;
+mod screens;
 mod start;
 mod state;
+mod tame;
 #[cfg(test)]
 mod testing;
 mod up;
 mod watch;
+mod xenstore;
 mod xl;
 
 use clap::{Parser, Subcommand};
@@ -46,16 +54,74 @@ enum Command {
         json: bool,
     },
     /// Start a guest and wait until it is up
-    Start { name: String },
+    Start {
+        name: String,
+        /// Print the guest's line of the list as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Shut a guest down; after a while, or with --now, switch it off
     Stop {
         name: String,
         /// Switch it off without asking
         #[arg(long)]
         now: bool,
+        /// Print the guest's line of the list as JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Stop a guest and start it again
-    Restart { name: String },
+    Restart {
+        name: String,
+        /// Switch it off without asking
+        #[arg(long)]
+        now: bool,
+        /// Print the guest's line of the list as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Put a guest to sleep: its memory goes to a file, its domain ends
+    Save {
+        name: String,
+        /// Print the guest's line of the list as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let a saved guest go on where it was
+    Restore {
+        name: String,
+        /// Print the guest's line of the list as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Change a guest's memory or processors
+    Resize {
+        name: String,
+        /// Memory in MiB
+        #[arg(long)]
+        memory_mib: Option<u32>,
+        /// Number of virtual processors
+        #[arg(long)]
+        vcpus: Option<u32>,
+        /// Print the guest's line of the list as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what a guest's console said
+    Logs {
+        name: String,
+        /// How many lines from the end
+        #[arg(long, default_value_t = 100)]
+        lines: usize,
+        /// Go on with what it says from now on
+        #[arg(long)]
+        follow: bool,
+        /// Print JSON
+        #[arg(long, conflicts_with = "follow")]
+        json: bool,
+    },
+    /// Bring a guest's screen to the front of this machine
+    View { name: String },
     /// Sit down at a guest's console; Ctrl-] leaves it
     Console { name: String },
     /// Show the configuration that a guest is started with
@@ -105,11 +171,31 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Up => up::run(&house),
         Command::List { json } => commands::list(&house, json),
-        Command::Start { name } => commands::start(&house, &name),
-        Command::Stop { name, now } => commands::stop(&house, &name, now),
-        Command::Restart { name } => {
-            commands::stop(&house, &name, false).and_then(|()| commands::start(&house, &name))
-        }
+        Command::Start { name, json } => done(&house, json, &name, commands::start),
+        Command::Stop { name, now, json } => done(&house, json, &name, |house, name| {
+            commands::stop(house, name, now)
+        }),
+        Command::Restart { name, now, json } => done(&house, json, &name, |house, name| {
+            commands::stop(house, name, now).and_then(|_| commands::start(house, name))
+        }),
+        Command::Save { name, json } => done(&house, json, &name, commands::save),
+        Command::Restore { name, json } => done(&house, json, &name, commands::restore),
+        Command::Resize {
+            name,
+            memory_mib,
+            vcpus,
+            json,
+        } => done(&house, json, &name, |house, name| {
+            let change = resize::Change { memory_mib, vcpus };
+            commands::resize(house, name, change)
+        }),
+        Command::Logs {
+            name,
+            lines,
+            follow,
+            json,
+        } => commands::logs(&house, &name, lines, follow, json),
+        Command::View { name } => commands::view(&house, &name),
         Command::Console { name } => commands::console(&house, &name),
         Command::Config { name, mode } => commands::config(&house, &name, mode.as_deref()),
         Command::Down => commands::down(&house),
@@ -120,6 +206,23 @@ fn run(command: Command) -> Result<(), Failure> {
             head_start::wait(&house);
             Ok(())
         }
+    }
+}
+
+/// Does something to a guest, shows it on the house's screen, and says so, or prints the guest's line of the list.
+fn done(
+    house: &House,
+    json: bool,
+    name: &str,
+    act: impl FnOnce(&House, &str) -> Result<String, Failure>,
+) -> Result<(), Failure> {
+    let outcome = act(house, name);
+    front::paint(house);
+    let said = outcome?;
+    if json {
+        commands::show(house, name)
+    } else {
+        commands::print(&said)
     }
 }
 

@@ -23,6 +23,8 @@ pub enum State {
     Up,
     /// Did not come up, or died too often.
     Failed,
+    /// Its memory lies in a file, and it goes on from there.
+    Saved,
 }
 
 impl State {
@@ -32,6 +34,7 @@ impl State {
             Self::Starting => "starting",
             Self::Up => "up",
             Self::Failed => "failed",
+            Self::Saved => "saved",
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::start::Starter;
 use crate::state::Record;
 use crate::watch;
 use crate::xl::{Toolstack, Xl};
-use crate::{early, head_start};
+use crate::{early, front, head_start, screens};
 use guest_catalog::{Catalogue, Entry, Mode};
 use sd_notify::NotifyState;
 use std::collections::BTreeSet;
@@ -63,6 +63,7 @@ pub fn run(house: &House) -> Result<(), Failure> {
         });
         let up = collect(house, &guests, &told, limit);
         announce(house, hypervisor, up, guests.len());
+        scope.spawn(|| screens::serve(house));
         watch::for_ever(house, &starter, &catalogue)
     })
 }
@@ -196,7 +197,9 @@ fn announce(house: &House, hypervisor: Hypervisor, up: usize, all: usize) {
         thread::sleep(LOGIN_PAUSE);
     }
     let streamed = house.mark_ready();
-    say(house, &ready_line(house, hypervisor, up, all));
+    let line = ready_line(house, hypervisor, up, all);
+    say(house, &line);
+    front::open(house, &line);
     if let Some(streamed) = streamed {
         say(house, &format!("gasthaus: {streamed}"));
     }

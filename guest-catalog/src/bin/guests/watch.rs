@@ -1,5 +1,7 @@
-//! After the start: guests that crash are started again, a few times; those that end by themselves stay down.
+//! After the start: guests that crash are started again, a few times, with longer and longer pauses; those that end by themselves
+//! stay down. What changes is shown on the house's screen.
 use crate::consoles::say;
+use crate::front;
 use crate::house::House;
 use crate::start::Starter;
 use crate::state::{Record, State};
@@ -11,25 +13,35 @@ use std::time::Duration;
 const PAUSE: Duration = Duration::from_secs(15);
 /// How often a guest may die before it is left alone, until somebody starts it by hand.
 const RESTARTS_MAX: u32 = 5;
+/// The pause before the second restart; each one after it is twice as long. The first comes at once.
+const BACKOFF: Duration = Duration::from_secs(15);
+/// A guest that was up for so long has recovered: its next death counts as its first.
+const RECOVERED: Duration = Duration::from_secs(600);
 /// Looks at which a domain must be missing before it counts as ended: a reboot replaces it within seconds.
 const MISSING_LOOKS: u32 = 2;
 
 /// Watches until the machine is switched off.
 pub fn for_ever(house: &House, starter: &Starter<'_>, catalogue: &Catalogue) -> ! {
-    let mut missing = BTreeMap::new();
+    let mut seen = Seen::default();
     loop {
         std::thread::sleep(PAUSE);
-        once(house, starter, catalogue, &mut missing);
+        once(house, starter, catalogue, &mut seen);
+        front::paint(house);
     }
 }
 
-/// One look at all guests. `missing` counts looks at which a running guest's domain was not there.
-fn once(
-    house: &House,
-    starter: &Starter<'_>,
-    catalogue: &Catalogue,
-    missing: &mut BTreeMap<String, u32>,
-) {
+/// What earlier looks saw, by guest.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Looks at which a running guest's domain was not there.
+    missing: BTreeMap<String, u32>,
+    /// Dom0's uptime when its domain was first seen dead.
+    dead: BTreeMap<String, Duration>,
+}
+
+/// One look at all guests.
+fn once(house: &House, starter: &Starter<'_>, catalogue: &Catalogue, seen: &mut Seen) {
+    let Seen { missing, dead } = seen;
     let domains = match starter.tools.domains() {
         Ok(domains) => domains,
         Err(failure) => return println!("guests: {}", failure.in_one_line()),
@@ -39,11 +51,26 @@ fn once(
         let mut record = Record::load(house, name);
         if record.state != State::Up {
             missing.remove(name.as_str());
+            dead.remove(name.as_str());
             continue;
         }
+        let since = Duration::from_secs(record.since_uptime_secs);
         match domains.iter().find(|domain| domain.name == name.as_str()) {
-            Some(domain) if domain.dead => revive(house, starter, entry, &mut record),
-            Some(_) => drop(missing.remove(name.as_str())),
+            Some(domain) if domain.dead => {
+                let now = house.uptime();
+                let died = *dead.entry(name.to_string()).or_insert(now);
+                if died.saturating_sub(since) >= RECOVERED {
+                    record.restarts = 0;
+                }
+                if now.saturating_sub(died) >= backoff(record.restarts) {
+                    dead.remove(name.as_str());
+                    revive(house, starter, entry, &mut record);
+                }
+            }
+            Some(_) => {
+                missing.remove(name.as_str());
+                dead.remove(name.as_str());
+            }
             None => {
                 let looks = missing.entry(name.to_string()).or_insert(0);
                 *looks += 1;
@@ -59,6 +86,14 @@ fn once(
                 }
             }
         }
+    }
+}
+
+/// How long after its death a guest that was started again `restarts` times is started once more.
+fn backoff(restarts: u32) -> Duration {
+    match restarts.checked_sub(1) {
+        None => Duration::ZERO,
+        Some(doublings) => BACKOFF.saturating_mul(1 << doublings.min(RESTARTS_MAX)),
     }
 }
 
@@ -106,25 +141,67 @@ mod tests {
 
     #[test]
     fn crashed_guests_come_back_a_few_times() {
-        let (_dir, house, catalogue) = house(&[("tiny", 1)]);
+        let (dir, house, catalogue) = house(&[("tiny", 1)]);
+        std::fs::create_dir_all(dir.path().join("proc")).unwrap();
+        let at = |secs: u32| {
+            std::fs::write(dir.path().join("proc/uptime"), format!("{secs}.0 0\n")).unwrap();
+        };
         let tools = ListTools::new(10_000);
         let starter = Starter::with_look(&house, &tools, Box::new(|_, _| Ok(())));
         let entry = &catalogue.entries()[0];
         let name = &entry.guest.name;
+        at(1);
         starter.start(entry, &|| {}).unwrap();
-        let mut missing = BTreeMap::new();
-        for restarts in 1..=RESTARTS_MAX {
+        let mut seen = Seen::default();
+        // Seconds after each death at which it is started again: not a second before.
+        let (mut now, mut starts) = (1, 1);
+        for (restarts, pause) in (1..).zip([0, 15, 30, 60, 120]) {
             tools.0.lock().unwrap().domains[0].dead = true;
-            once(&house, &starter, &catalogue, &mut missing);
+            now += 1;
+            at(now);
+            once(&house, &starter, &catalogue, &mut seen);
+            if pause > 0 {
+                at(now + pause - 1);
+                once(&house, &starter, &catalogue, &mut seen);
+                assert_eq!(Record::load(&house, name).restarts, restarts - 1);
+                now += pause;
+                at(now);
+                once(&house, &starter, &catalogue, &mut seen);
+            }
             let record = Record::load(&house, name);
             assert_eq!((record.state, record.restarts), (State::Up, restarts));
+            starts += 1;
         }
+        assert_eq!(starts, RESTARTS_MAX + 1);
         tools.0.lock().unwrap().domains[0].dead = true;
-        once(&house, &starter, &catalogue, &mut missing);
+        at(now + 1);
+        once(&house, &starter, &catalogue, &mut seen);
+        at(now + 1000);
+        once(&house, &starter, &catalogue, &mut seen);
         assert_eq!(Record::load(&house, name).state, State::Failed);
         let count = tools.log().len();
-        once(&house, &starter, &catalogue, &mut missing);
+        once(&house, &starter, &catalogue, &mut seen);
         assert_eq!(tools.log().len(), count);
+    }
+
+    #[test]
+    fn who_was_up_for_long_starts_over() {
+        let (dir, house, catalogue) = house(&[("tiny", 1)]);
+        std::fs::create_dir_all(dir.path().join("proc")).unwrap();
+        let tools = ListTools::new(10_000);
+        let starter = Starter::with_look(&house, &tools, Box::new(|_, _| Ok(())));
+        let entry = &catalogue.entries()[0];
+        starter.start(entry, &|| {}).unwrap();
+        let mut record = Record::load(&house, &entry.guest.name);
+        record.restarts = RESTARTS_MAX;
+        record
+            .enter(&house, &entry.guest.name, State::Up, None)
+            .unwrap();
+        tools.0.lock().unwrap().domains[0].dead = true;
+        std::fs::write(dir.path().join("proc/uptime"), "601.0 0\n").unwrap();
+        once(&house, &starter, &catalogue, &mut Seen::default());
+        let record = Record::load(&house, &entry.guest.name);
+        assert_eq!((record.state, record.restarts), (State::Up, 1));
     }
 
     #[test]
@@ -135,14 +212,14 @@ mod tests {
         let entry = &catalogue.entries()[0];
         starter.start(entry, &|| {}).unwrap();
         tools.0.lock().unwrap().domains.clear();
-        let mut missing = BTreeMap::new();
+        let mut seen = Seen::default();
         for look in 1..=MISSING_LOOKS {
             let expected = if look < MISSING_LOOKS {
                 State::Up
             } else {
                 State::Stopped
             };
-            once(&house, &starter, &catalogue, &mut missing);
+            once(&house, &starter, &catalogue, &mut seen);
             assert_eq!(Record::load(&house, &entry.guest.name).state, expected);
         }
         assert_eq!(tools.log(), ["create tiny/pvh"]);
