@@ -80,6 +80,16 @@ pub enum Failure {
     },
     #[error("the definition of guest `{guest}` cannot be written: {detail}")]
     Definition { guest: String, detail: String },
+    #[error("there is a guest `{guest}` already")]
+    Present { guest: String },
+    #[error("the definition of guest `{guest}` gives no SHA-256 for its image")]
+    NoDigest { guest: String },
+    #[error("the image of guest `{guest}` has SHA-256 {found}; expected {expected}")]
+    WrongDigest {
+        guest: String,
+        found: String,
+        expected: String,
+    },
     #[error("nothing to change: neither memory nor processors are given")]
     NothingToChange,
     #[error("guest `{guest}` has no screen: only the first {most} guests have one")]
@@ -128,6 +138,8 @@ impl Failure {
                 "it would lie in dom0's memory; stop another guest, or start the machine with more `dom0_mem=`"
                     .into(),
             ),
+            Self::Present { .. } => Some("give the new one another `name`".into()),
+            Self::NoDigest { .. } => Some("add `sha256`, which `sha256sum` gives".into()),
             Self::NothingToChange => Some("give `--memory-mib N`, `--vcpus N`, or both".into()),
             Self::DiskInUse { guest, .. } => Some(format!("`guests stop {guest}` frees it")),
             _ => None,

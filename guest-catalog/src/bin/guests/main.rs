@@ -2,6 +2,7 @@
 //!
 //! The catalogue lies in `/var/lib/gasthaus/guests/<name>/`, state in `/run/gasthaus/`. The domains themselves are
 //! `xl`'s; this program decides what is started when, with which disks, and whether it really came up.
+mod add;
 mod commands;
 mod consoles;
 mod daemons;
@@ -120,6 +121,14 @@ enum Command {
         #[arg(long, conflicts_with = "follow")]
         json: bool,
     },
+    /// Add a guest to this house, until power-off
+    Add {
+        /// Its definition, guest.toml, with its files beside it: a file, its folder, or an address
+        place: String,
+        /// Print the guest's line of the list as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Bring a guest's screen to the front of this machine
     View { name: String },
     /// Sit down at a guest's console; Ctrl-] leaves it
@@ -195,6 +204,14 @@ fn run(command: Command) -> Result<(), Failure> {
             follow,
             json,
         } => commands::logs(&house, &name, lines, follow, json),
+        Command::Add { place, json } => {
+            let name = add::add(&house, &place)?.guest.name.to_string();
+            done(&house, json, &name, |_, name| {
+                Ok(format!(
+                    "guest `{name}` is added; `guests start {name}` starts it\n"
+                ))
+            })
+        }
         Command::View { name } => commands::view(&house, &name),
         Command::Console { name } => commands::console(&house, &name),
         Command::Config { name, mode } => commands::config(&house, &name, mode.as_deref()),

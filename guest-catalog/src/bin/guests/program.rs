@@ -26,6 +26,11 @@ pub const DMSETUP: &str = "/usr/sbin/dmsetup";
 /// See [`XL`].
 pub const IP: &str = "/usr/sbin/ip";
 
+/// See [`XL`].
+pub const CURL: &str = "/usr/bin/curl";
+/// See [`XL`].
+pub const NETWORKCTL: &str = "/usr/bin/networkctl";
+
 /// Where the programs of a script are.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 

@@ -8,10 +8,12 @@ use crate::house::House;
 use crate::screen;
 use guest_catalog::{Catalogue, Display, Entry};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -42,6 +44,27 @@ pub fn keys(terminal: u32) -> String {
     }
 }
 
+/// Makes the guests' terminals, which the kernel switches to only when they have been opened once; that costs no more than a
+/// screen's worth of memory each.
+pub fn make(house: &House, catalogue: &Catalogue) {
+    for entry in catalogue.entries() {
+        let Some(terminal) = terminal(catalogue, entry.guest.name.as_str()) else {
+            return; // no more terminals
+        };
+        let path = house.root().join(format!("dev/tty{terminal}"));
+        let opened = OpenOptions::new()
+            .write(true)
+            .custom_flags(OFlags::NOCTTY.bits() as i32)
+            .open(&path);
+        match opened {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                println!("guests: cannot make `{}`: {error}", path.display());
+            }
+            _ => {}
+        }
+    }
+}
+
 /// Brings a guest's screen to the front of this machine: a private sequence of Linux terminals, written to the one in front.
 pub fn bring_to_front(house: &House, catalogue: &Catalogue, name: &str) -> Result<u32, Failure> {
     let entry = catalogue.find(name)?;
@@ -49,6 +72,7 @@ pub fn bring_to_front(house: &House, catalogue: &Catalogue, name: &str) -> Resul
         guest: entry.guest.name.to_string(),
         most: LAST - FIRST + 1,
     })?;
+    make(house, catalogue);
     let path = house.root().join("dev/tty0");
     OpenOptions::new()
         .write(true)
@@ -79,6 +103,9 @@ fn try_serve(house: &House) -> std::io::Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         file => file?,
     };
+    if let Ok(catalogue) = house.catalogue() {
+        make(house, &catalogue);
+    }
     let served: Arc<Mutex<BTreeSet<u32>>> = Arc::default();
     loop {
         let mut name = String::new();

@@ -64,7 +64,7 @@ pub fn run(house: &House) -> Result<(), Failure> {
         let up = collect(house, &guests, &told, limit);
         announce(house, hypervisor, up, guests.len());
         scope.spawn(|| screens::serve(house));
-        watch::for_ever(house, &starter, &catalogue)
+        watch::for_ever(house, &starter, catalogue.clone())
     })
 }
 

@@ -21,11 +21,23 @@ const RECOVERED: Duration = Duration::from_secs(600);
 const MISSING_LOOKS: u32 = 2;
 
 /// Watches until the machine is switched off.
-pub fn for_ever(house: &House, starter: &Starter<'_>, catalogue: &Catalogue) -> ! {
+pub fn for_ever(house: &House, starter: &Starter<'_>, mut catalogue: Catalogue) -> ! {
     let mut seen = Seen::default();
+    let changed = || {
+        std::fs::metadata(house.guests())
+            .and_then(|about| about.modified())
+            .ok()
+    };
+    let mut known = changed();
     loop {
         std::thread::sleep(PAUSE);
-        once(house, starter, catalogue, &mut seen);
+        // Guests may be added meanwhile; a definition that is wrong is told by who reads it next.
+        if changed() != known
+            && let Ok(fresh) = house.catalogue()
+        {
+            (catalogue, known) = (fresh, changed());
+        }
+        once(house, starter, &catalogue, &mut seen);
         front::paint(house);
     }
 }
