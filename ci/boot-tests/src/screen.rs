@@ -97,6 +97,17 @@ impl Screenshot {
         1.0 - ground as f64 / (self.rgb.len() / 3) as f64
     }
 
+    /// The share of pixels, 0 to 1, that differ from `other`'s; pictures of different sizes differ altogether.
+    #[must_use]
+    pub fn differing_share(&self, other: &Self) -> f64 {
+        if (self.width, self.height) != (other.width, other.height) {
+            return 1.0;
+        }
+        let pixels = self.rgb.chunks_exact(3).zip(other.rgb.chunks_exact(3));
+        let differing = pixels.filter(|(ours, theirs)| ours != theirs).count();
+        differing as f64 / (self.rgb.len() / 3) as f64
+    }
+
     /// Writes the picture as a PNG.
     ///
     /// # Errors
@@ -156,6 +167,9 @@ mod tests {
             Screenshot::from_ppm(b"P6\n# by hand\n2 1\n255\n\x00\x00\x00\xff\xff\xff").unwrap();
         assert_eq!((shot.width, shot.height), (2, 1));
         assert!((shot.painted_share() - 0.5).abs() < 1e-9);
+        let other = Screenshot::from_ppm(b"P6 2 1 255 \x00\x00\x00\x00\x00\x00").unwrap();
+        assert!((shot.differing_share(&other) - 0.5).abs() < 1e-9);
+        assert!(shot.differing_share(&shot) == 0.0);
         let (palette, indices) = shot.indexed().unwrap();
         assert_eq!(
             (palette.as_slice(), indices.as_slice()),

@@ -57,6 +57,108 @@ fn assert_root_is_writable(vm: &mut Vm) {
     );
 }
 
+/// The text of a virtual terminal, one space for many.
+fn screen_text(vm: &mut Vm, terminal: u32) -> String {
+    done(
+        vm,
+        &format!("sudo -n cat /dev/vcs{terminal} 2>&1 | tr -s ' '; echo"),
+    )
+}
+
+/// Presses Ctrl+Alt+F<n> and waits until that terminal is in front and shows `mark`, `times` times.
+fn look_at(vm: &mut Vm, terminal: u32, mark: &str, times: usize) {
+    let key = format!("f{terminal}");
+    vm.qmp.send_key(&["ctrl", "alt", &key]).unwrap();
+    wait_for_text(vm, terminal, mark, times);
+    let front = done(vm, "cat /sys/class/tty/tty0/active");
+    assert_eq!(front, format!("tty{terminal}"), "the keys do nothing");
+}
+
+fn wait_for_text(vm: &mut Vm, terminal: u32, mark: &str, times: usize) {
+    let deadline = Instant::now() + COMMAND_LIMIT;
+    loop {
+        let text = screen_text(vm, terminal);
+        if text.matches(mark).count() >= times {
+            return;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "screen {terminal} does not show `{mark}`:\n{text}"
+        );
+        thread::sleep(Duration::from_secs(1));
+    }
+}
+
+/// Ctrl+Alt+F1 is the house, Ctrl+Alt+F5 and F6 are the guests; one types there, and a guest that is started anew comes back.
+fn assert_screens(vm: &mut Vm, name: &str, mark: &str) {
+    for part in [mark, "debian up 192.168.77.10 Ctrl+Alt+F5", "login:"] {
+        wait_for_text(vm, 1, part, 1);
+    }
+    let house = vm.screenshot("house").unwrap();
+    look_at(vm, 5, "debian login:", 1);
+    let guest = vm.screenshot("guest").unwrap();
+    assert!(
+        guest.painted_share() > 0.001,
+        "{name}: the guest's screen is empty"
+    );
+    assert!(
+        house.differing_share(&guest) > 0.005,
+        "{name}: both screens show the same"
+    );
+    for key in ["h", "i", "ret"] {
+        vm.qmp.send_key(&[key]).unwrap();
+    }
+    wait_for_text(vm, 5, "Password:", 1);
+    let up = "tiny: ready address=192.168.77.11";
+    look_at(vm, 6, up, 1);
+    done(vm, "sudo -n guests restart tiny --now");
+    wait_for_text(vm, 6, up, 2);
+    look_at(vm, 1, mark, 1);
+    let again = vm.screenshot("house-again").unwrap();
+    // But for the cursor, which blinks, and what the state of `tiny` may have changed.
+    let share = house.differing_share(&again);
+    assert!(
+        share < 0.005,
+        "{name}: {share} of the house's screen is another one"
+    );
+}
+
+/// A guest that is saved and restored is the same: its clock went on, and it was not booted.
+fn assert_a_saved_guest_goes_on(vm: &mut Vm) {
+    let uptime = |vm: &mut Vm| -> u64 {
+        let page = done(vm, "curl -fsS http://192.168.77.11/health");
+        let (_, rest) = page.split_once("\"uptime-secs\":").unwrap();
+        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().unwrap()
+    };
+    // A boot of its own takes longer than nothing: what is up for a minute was not booted just now.
+    while uptime(vm) < 60 {
+        thread::sleep(Duration::from_secs(2));
+    }
+    let before = uptime(vm);
+    let said = done(vm, "sudo -n guests save tiny");
+    assert!(said.starts_with("guest `tiny` is saved: "), "{said}");
+    assert_eq!(done(vm, "sudo -n xl list | grep -c tiny; true"), "0");
+    let listed = done(
+        vm,
+        "sudo -n guests list --json | grep -A2 '\"tiny\"' | grep state",
+    );
+    assert!(listed.contains("saved"), "{listed}");
+    let refused = run(vm, "sudo -n guests start tiny");
+    assert!(
+        refused.status != 0 && refused.text.contains("guest `tiny` is saved"),
+        "{}",
+        refused.text
+    );
+    let said = done(vm, "sudo -n guests restore tiny");
+    assert!(said.starts_with("guest `tiny` goes on in mode "), "{said}");
+    let after = uptime(vm);
+    assert!(
+        after >= before,
+        "it was up for {before} s, and is for {after} s"
+    );
+}
+
 /// Nobody answers as an SSH server behind `port` of the loopback address. QEMU itself accepts the connection and closes
 /// it when the machine refuses, so what counts is that no greeting comes.
 fn assert_no_ssh(port: u16) {
@@ -119,6 +221,8 @@ fn bios_cd_boots_and_is_usable() {
         "somebody listens on port 22"
     );
     assert_no_ssh(port);
+    assert_screens(&mut vm, name, &xen_mark(&artifacts));
+    assert_a_saved_guest_goes_on(&mut vm);
     power_off(&mut vm, name);
 }
 
