@@ -369,10 +369,12 @@ impl Image {
         let page = described
             .open_page(number, &bytes)
             .map_err(|error| Arc::new(StreamError::Setup(error.to_string())))?;
+        // Before it is written down: whoever comes in between must not fetch it once more.
+        let page = slot.get_or_init(|| Arc::new(page)).clone();
         if let Some(folder) = &self.folder {
             folder.keep_object(ObjectKind::Page, &reference.sha256, &bytes);
         }
-        Ok(slot.get_or_init(|| Arc::new(page)).clone())
+        Ok(page)
     }
 
     /// The bytes of a chunk from what an older version left in the folder; they are kept for this version too.
