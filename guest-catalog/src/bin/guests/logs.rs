@@ -27,7 +27,7 @@ pub fn tail(house: &House, entry: &Entry, count: usize) -> Result<String, Failur
         }
         Ok(bytes) => bytes,
     };
-    let text = String::from_utf8_lossy(&Tame::default().pass(&bytes)).into_owned();
+    let text = String::from_utf8_lossy(&Tame::for_the_past().pass(&bytes)).into_owned();
     let lines: Vec<&str> = text.lines().collect();
     let mut tail = lines[lines.len().saturating_sub(count)..].join("\n");
     if !tail.is_empty() {

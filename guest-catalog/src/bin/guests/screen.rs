@@ -32,7 +32,7 @@ pub fn show_console(house: &House, entry: &Entry, terminal: u32) -> io::Result<(
     let mut tty = open_terminal(house, terminal)?;
     let mut log = Log::open(&console_log(house, entry))?;
     let mut line = Line::new(name);
-    let mut tame = Tame::default();
+    let mut tame = Tame::for_the_past();
     tty.write_all(CLEAR)?;
     tty.write_all(heading(name, "its console").as_bytes())?;
     let mut typed = [0; 256];
@@ -40,6 +40,7 @@ pub fn show_console(house: &House, entry: &Entry, terminal: u32) -> io::Result<(
         while let Some(piece) = log.next()? {
             tty.write_all(&tame.pass(&piece))?;
         }
+        tame.arrive();
         let mut ready = [
             PollFd::new(&tty, PollFlags::IN),
             PollFd::new(&log.notices, PollFlags::IN),

@@ -14,9 +14,25 @@ const SEQUENCE_MAX_BYTES: usize = 128;
 pub struct Tame {
     /// A sequence that has begun; empty outside of one.
     held: Vec<u8>,
+    /// Whether questions to the terminal are left out, too.
+    mute: bool,
 }
 
 impl Tame {
+    /// For what was said long ago: whoever asked then where the cursor is, or what terminal this is (`ESC [ 6 n`, `ESC [ c`,
+    /// `ESC Z`), does not wait for an answer any more, and would take it for something typed.
+    pub fn for_the_past() -> Self {
+        Self {
+            mute: true,
+            ..Self::default()
+        }
+    }
+
+    /// From here on it is the present.
+    pub fn arrive(&mut self) {
+        self.mute = false;
+    }
+
     /// What of `bytes`, and of what was held back before, may be shown.
     pub fn pass(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(bytes.len());
@@ -37,6 +53,8 @@ impl Tame {
                     }
                 }
                 b']' if begun => self.held.clear(),
+                b'n' | b'c' if begun && self.mute => self.held.clear(),
+                b'Z' if self.mute && self.held == [ESC] => self.held.clear(),
                 _ => {
                     out.append(&mut self.held);
                     out.push(byte);
@@ -74,6 +92,11 @@ mod tests {
                 assert_eq!(String::from_utf8_lossy(&whole), shown, "{text:?}");
             }
         }
+        let asked = b"\x1b[999;999H\x1b[6n\x1b[>c\x1bZnew";
+        let mut tame = Tame::for_the_past();
+        assert_eq!(tame.pass(asked), b"\x1b[999;999Hnew");
+        tame.arrive();
+        assert_eq!(tame.pass(asked), asked);
         let endless = [&b"\x1b["[..], &[b'1'; 500], b"]"].concat();
         assert!(!Tame::default().pass(&endless).starts_with(b"\x1b"));
     }
