@@ -96,6 +96,12 @@ fn assert_screens(vm: &mut Vm, name: &str, mark: &str) {
     }
     let house = vm.screenshot("house").unwrap();
     look_at(vm, 5, "debian login:", 1);
+    let text = screen_text(vm, 5);
+    let answers = text.matches("^[").count();
+    assert_eq!(
+        answers, 0,
+        "{name}: the terminal answers what was asked long ago:\n{text}"
+    );
     let guest = vm.screenshot("guest").unwrap();
     assert!(
         guest.painted_share() > 0.001,
