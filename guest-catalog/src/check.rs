@@ -5,6 +5,10 @@ use crate::{Access, BootFrom, Guest, Mode, NetworkMode, Source, format};
 /// What `source.image` is called in the guest's folder.
 pub(crate) const SOURCE_IMAGE: &str = "disk.img";
 
+/// What a container image becomes there, and the word that has the kernel start our init in it.
+const OCI_INITRD: &str = "initrd.zst";
+const OCI_INIT: &str = "rdinit=/.gasthaus/init";
+
 /// Whether nobody on the way can change what is fetched from `url`.
 fn is_trusted(url: &str) -> bool {
     let on_this_host = ["http://127.0.0.1", "http://localhost", "http://[::1]"];
@@ -124,6 +128,17 @@ impl Guest {
                 ),
             );
         }
+        if matches!(self.source, Source::Oci(_))
+            && (self.boot.initrd.as_deref() != Some(OCI_INITRD)
+                || !self.boot.cmdline.split(' ').any(|word| word == OCI_INIT))
+        {
+            conflict(
+                "boot".into(),
+                format!(
+                    "needs `initrd = \"{OCI_INITRD}\"` and `{OCI_INIT}` in `cmdline`: that is what a container image becomes"
+                ),
+            );
+        }
         if matches!(self.source, Source::Builtin(_)) && self.boot.initrd.is_none() {
             conflict(
                 "boot".into(),
@@ -133,7 +148,7 @@ impl Guest {
         let becomes_disk = match self.source {
             Source::Image(_) => Some("source.image"),
             Source::Url(_) => Some("source.url"),
-            Source::Builtin(_) | Source::Debian(_) => None,
+            Source::Builtin(_) | Source::Debian(_) | Source::Oci(_) => None,
         };
         if let Some(source) = becomes_disk
             && !self.disks.iter().any(|disk| disk.image == SOURCE_IMAGE)

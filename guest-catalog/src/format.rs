@@ -89,6 +89,15 @@ pub(crate) fn check(format: &str, text: &str) -> Result<(), &'static str> {
                 }),
             "64 hexadecimal digits in lower case",
         ),
+        "oci-digest" => (
+            text.strip_prefix("sha256:").is_some_and(|hex| {
+                hex.len() == 64
+                    && is_plain(hex, 64, |b| {
+                        b.is_ascii_digit() || (b'a'..=b'f').contains(&b)
+                    })
+            }),
+            "`sha256:` and 64 hexadecimal digits in lower case",
+        ),
         "disk-path" => (
             is_disk_path(text),
             "a path that begins with `/`; letters, digits and `-_.~`, names of 1 to 64 characters, no `..`",

@@ -81,6 +81,8 @@ pub enum Source {
     Image(ImageSource),
     /// The same, fetched from an address; the lock file holds its digest.
     Url(UrlSource),
+    /// A container image; its files become the guest's initramfs, and our init runs its program.
+    Oci(OciSource),
 }
 
 /// An image made by others, as it is published: raw, qcow2, VMDK or VHD, alone or inside gzip, xz, zstd, bzip2 or zip.
@@ -120,6 +122,23 @@ impl UrlSource {
     pub fn file_name(&self) -> &str {
         self.url.rsplit('/').next().unwrap_or_default()
     }
+}
+
+/// A container image: an OCI image layout, a folder or a tar file, as `skopeo copy` and `docker save` write it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct OciSource {
+    /// The layout, looked for beside the definition and in the folders the user names; or an absolute path.
+    #[schemars(extend("format" = "image-path"))]
+    pub image: String,
+    /// Digest of the image's manifest, `sha256:` and 64 hexadecimal digits. Without it the only image there is is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "oci-digest"))]
+    pub digest: Option<String>,
+    /// The program to run and its words, in place of what the image says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "command_words")]
+    pub command: Vec<String>,
 }
 
 /// Guests made of programs of this project alone.
@@ -440,6 +459,14 @@ fn package_list(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         "items": { "type": "string", "format": "package-name" },
         "minItems": 1,
         "maxItems": 1000,
+    })
+}
+
+fn command_words(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "array",
+        "items": { "type": "string", "format": "text" },
+        "maxItems": 256,
     })
 }
 

@@ -27,7 +27,8 @@ pub use catalogue::{Catalogue, Entry, nearest};
 pub use error::{GuestError, Problem, ProblemKind};
 pub use guest::{
     Access, Answer, Boot, BootFrom, BuiltinGuest, DebianSource, Disk, Display, Guest, Health,
-    HttpHealth, ImageSource, Injection, Mode, Network, NetworkMode, Seed, Source, UrlSource,
+    HttpHealth, ImageSource, Injection, Mode, Network, NetworkMode, OciSource, Seed, Source,
+    UrlSource,
 };
 pub use name::GuestName;
 pub use qemu::{QemuPlace, render_qemu};

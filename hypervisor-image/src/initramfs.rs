@@ -53,6 +53,10 @@ pub struct InitramfsEntry {
     pub path: String,
     /// Permission bits, e.g. `0o755`; links always have 0777.
     pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
     /// What it is.
     pub kind: InitramfsKind,
 }
@@ -63,6 +67,8 @@ impl InitramfsEntry {
         Self {
             path: path.into(),
             mode,
+            uid: 0,
+            gid: 0,
             kind: InitramfsKind::File(source.into()),
         }
     }
@@ -72,6 +78,8 @@ impl InitramfsEntry {
         Self {
             path: path.into(),
             mode: 0o755,
+            uid: 0,
+            gid: 0,
             kind: InitramfsKind::Directory,
         }
     }
@@ -81,6 +89,8 @@ impl InitramfsEntry {
         Self {
             path: path.into(),
             mode: 0o777,
+            uid: 0,
+            gid: 0,
             kind: InitramfsKind::Symlink(target.into()),
         }
     }
@@ -91,6 +101,8 @@ impl InitramfsEntry {
         Self {
             path: "/dev/console".to_owned(),
             mode: 0o600,
+            uid: 0,
+            gid: 0,
             kind,
         }
     }
@@ -172,16 +184,17 @@ pub fn write_initramfs<W: Write>(
     let parent = InitramfsKind::Directory;
     let sorted = sorted(entries, &parent)?;
     let mut out = Unflushed(out);
-    for (ino, (path, (mode, kind))) in (1u32..).zip(&sorted) {
+    for (ino, (path, entry)) in (1u32..).zip(&sorted) {
         write_entry(
             &mut out,
             Header {
                 path,
-                mode: *mode,
+                mode: entry.mode,
+                owner: entry.owner,
                 ino,
                 mtime,
             },
-            kind,
+            entry.kind,
         )?;
     }
     let out = cpio::newc::trailer(out).map_err(|source| InitramfsError::Write {
@@ -191,7 +204,14 @@ pub fn write_initramfs<W: Write>(
     Ok(out.0)
 }
 
-type Sorted<'a> = BTreeMap<String, (u32, &'a InitramfsKind)>;
+type Sorted<'a> = BTreeMap<String, Attributes<'a>>;
+
+struct Attributes<'a> {
+    mode: u32,
+    /// User and group.
+    owner: (u32, u32),
+    kind: &'a InitramfsKind,
+}
 
 fn sorted<'a>(
     entries: &'a [InitramfsEntry],
@@ -214,10 +234,12 @@ fn sorted<'a>(
         if path.split('/').any(|name| matches!(name, "" | "." | "..")) || path == "TRAILER!!!" {
             return fail("it has an empty, `.` or `..` name in it, or is the archive's end mark");
         }
-        if sorted
-            .insert(path.to_owned(), (entry.mode & 0o7777, &entry.kind))
-            .is_some()
-        {
+        let attributes = Attributes {
+            mode: entry.mode & 0o7777,
+            owner: (entry.uid, entry.gid),
+            kind: &entry.kind,
+        };
+        if sorted.insert(path.to_owned(), attributes).is_some() {
             return fail("it is there twice");
         }
     }
@@ -227,11 +249,12 @@ fn sorted<'a>(
         .filter(|folder| !sorted.contains_key(folder))
         .collect();
     for folder in missing {
-        sorted.insert(folder, (0o755, parent));
+        let (mode, owner, kind) = (0o755, (0, 0), parent);
+        sorted.insert(folder, Attributes { mode, owner, kind });
     }
     for path in sorted.keys() {
         if let Some((at, _)) = path.rmatch_indices('/').next()
-            && !matches!(sorted[&path[..at]].1, InitramfsKind::Directory)
+            && !matches!(sorted[&path[..at]].kind, InitramfsKind::Directory)
         {
             let reason = "it lies below something that is not a folder";
             return Err(InitramfsError::Path {
@@ -246,6 +269,7 @@ fn sorted<'a>(
 struct Header<'a> {
     path: &'a str,
     mode: u32,
+    owner: (u32, u32),
     ino: u32,
     mtime: u32,
 }
@@ -258,6 +282,7 @@ fn write_entry<W: Write>(
     let Header {
         path,
         mode,
+        owner: (uid, gid),
         ino,
         mtime,
     } = header;
@@ -276,6 +301,8 @@ fn write_entry<W: Write>(
     let builder = cpio::newc::Builder::new(path)
         .ino(ino)
         .mode(kind_bits | mode)
+        .uid(uid)
+        .gid(gid)
         .nlink(nlink)
         .mtime(mtime)
         .rdev_major(device.0)

@@ -1,5 +1,7 @@
 //! `gasthaus guest`: the catalogue of guests, and one of them booted alone.
 
+mod add;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -19,7 +21,7 @@ use crate::guest_source::{embedded, read_definition};
 use crate::qemu::{QemuError, find_qemu, firmware};
 use crate::stages::fetch::Bars;
 
-/// Show the catalogue of guests, check definitions, boot one guest alone
+/// Show the catalogue of guests, write and check definitions, boot one guest alone
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -48,6 +50,8 @@ enum GuestCommand {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+    /// Write the definition of a guest, made of an image or a container image, held to its digest
+    Add(add::AddArgs),
     /// Boot one guest alone in QEMU; nothing is written to its image
     Try(TryArgs),
 }
@@ -95,6 +99,7 @@ pub(super) fn run(args: &Args, cx: &Context) -> CliResult {
         GuestCommand::List { json } => list(*json),
         GuestCommand::Show { guest, json } => show(guest, *json),
         GuestCommand::Check { files } => check(files),
+        GuestCommand::Add(args) => add::add(args),
         GuestCommand::Try(args) => try_guest(args, cx),
     }
 }
@@ -116,6 +121,7 @@ fn source_word(guest: &Guest) -> &'static str {
         Source::Debian(_) => "debian",
         Source::Image(_) => "image",
         Source::Url(_) => "url",
+        Source::Oci(_) => "oci",
     }
 }
 
@@ -180,6 +186,11 @@ fn show(name: &str, json: bool) -> CliResult {
             if let Some(sha256) = &source.sha256 {
                 row("sha256", sha256);
             }
+        }
+        Source::Oci(source) => {
+            row("image", &source.image);
+            let any = "the only image of that layout";
+            row("digest", source.digest.as_deref().unwrap_or(any));
         }
         Source::Builtin(_) | Source::Debian(_) => {}
     }
@@ -271,7 +282,7 @@ fn published(
             alone: source.sha256.is_some(),
         }),
         // Refused above.
-        Source::Builtin(_) | Source::Debian(_) => Ok(Published {
+        Source::Builtin(_) | Source::Debian(_) | Source::Oci(_) => Ok(Published {
             path: PathBuf::new(),
             alone: true,
         }),

@@ -146,6 +146,15 @@ fn look(guest: &Guest, source: &ImageSource, places: &[PathBuf]) -> Result<PathB
         })
 }
 
+/// SHA-256 of the file `path`, hexadecimal.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn sha256_of(path: &Path) -> Result<String, TryError> {
+    let mut file = File::open(path).map_err(TryError::file("open", path))?;
+    digest(&mut file).map_err(TryError::file("read", path))
+}
+
 fn digest(file: &mut File) -> io::Result<String> {
     let mut hash = Sha256::new();
     let mut block = vec![0; BLOCK_BYTES];

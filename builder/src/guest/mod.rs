@@ -4,13 +4,14 @@ pub mod disk;
 mod image;
 mod inject;
 mod monitor;
+pub mod oci;
 pub mod pin;
 pub mod trial;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use image::{MAX_IMAGE_BYTES, find, prepare, prepare_file, source_digest};
+pub use image::{MAX_IMAGE_BYTES, find, prepare, prepare_file, sha256_of, source_digest};
 
 /// Why a guest cannot be prepared or tried.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +72,9 @@ pub enum TryError {
         /// What it has instead.
         found: String,
     },
+    /// A container image that cannot become a guest.
+    #[error(transparent)]
+    Oci(#[from] oci::OciError),
     /// It cannot be fetched.
     #[error(transparent)]
     Fetch(#[from] gasthaus_debian::fetch::FetchError),
@@ -159,6 +163,7 @@ impl TryError {
                 "get the file again; if it is another version on purpose, copy the definition and change its `sha256`"
                     .to_owned(),
             ),
+            Self::Oci(error) => error.hint(),
             Self::Fetch(error) => fetch_hint(error),
             Self::Sums { .. } => Some("look at the publisher's page; the file may be called otherwise".to_owned()),
             Self::Format { path, found } => format_hint(path, found),

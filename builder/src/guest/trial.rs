@@ -51,7 +51,7 @@ pub fn can_be_alone(guest: &Guest) -> Result<(), TryError> {
         reason,
     };
     match guest.source {
-        Source::Builtin(_) | Source::Debian(_) => {
+        Source::Builtin(_) | Source::Debian(_) | Source::Oci(_) => {
             Err(not_alone("its disk is made with the image it is in"))
         }
         Source::Image(_) | Source::Url(_) if !guest.modes.iter().any(|mode| mode.is_pc()) => {

@@ -9,7 +9,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use guest_catalog::address::{DEFAULT_BRIDGE, render_static_leases};
-use guest_catalog::{BuiltinGuest, Catalogue, DebianSource, Entry as Placed, Source, TINY_MODULES};
+use guest_catalog::{
+    BuiltinGuest, Catalogue, DebianSource, Entry as Placed, Guest, OciSource, Source, TINY_MODULES,
+};
+use hypervisor_image::initramfs::InitramfsEntry;
 
 use super::StageCx;
 use super::fetch::{Debs, guest_set};
@@ -25,7 +28,7 @@ use crate::error::BuildError;
 use crate::guest as guest_image;
 use crate::guest_source::catalogue_of;
 use crate::manifest::GuestSummary;
-use crate::overlay::{Entries, Entry, Target};
+use crate::overlay::{Entries, Entry, Node, Target};
 use crate::tool::{Run, Tools};
 
 /// Where dom0 finds its guests.
@@ -198,6 +201,13 @@ fn make_guest(
             parts.push(guest_image::source_digest(guest, source, &places)?.into_bytes());
             None
         }
+        Source::Oci(source) => {
+            let found =
+                guest_image::oci::find(source, &places).map_err(guest_image::TryError::from)?;
+            parts.push(found.digest().into());
+            parts.push(format!("{:?}", source.command).into_bytes());
+            None
+        }
         Source::Url(_) => {
             let digest = debs.input_digest(&guest_set(&name));
             parts.push(digest.unwrap_or_default().into_bytes());
@@ -232,6 +242,11 @@ fn make_guest(
                     guest_image::prepare(guest, source, &places, scratch)?;
                     Ok(())
                 }
+                (None, Source::Oci(source)) => {
+                    let root = container(cx, tools, kernel, guest, source, &places, &page)?;
+                    let out = scratch.join("initrd.zst");
+                    initramfs::pack_root(root, cx.epoch_secs, INITRD_LEVEL, &out)
+                }
                 (None, Source::Url(source)) => {
                     let image = debs.input(&guest_set(&name));
                     let image = image.ok_or_else(|| guest_image::TryError::NoImage {
@@ -264,6 +279,31 @@ fn image_places(cx: &StageCx<'_>) -> Vec<PathBuf> {
         places.extend(std::env::split_paths(&more).filter(|place| !place.as_os_str().is_empty()));
     }
     places
+}
+
+/// The files of a guest made of a container image: the image's, the modules of the network, and our init.
+fn container(
+    cx: &StageCx<'_>,
+    tools: &Tools,
+    kernel: &Kernel,
+    guest: &Guest,
+    source: &OciSource,
+    places: &[PathBuf],
+    page: &[u8],
+) -> Result<Vec<InitramfsEntry>, BuildError> {
+    let modules = kernel.module_entries(cx, tools, TINY_MODULES, TEXT_INDEXES)?;
+    let mut ours: Vec<(String, u32, Vec<u8>)> = modules
+        .into_iter()
+        .filter_map(|(path, entry)| match entry.node {
+            Node::File(bytes) => Some((path, entry.mode, bytes)),
+            _ => None,
+        })
+        .collect();
+    let list = TINY_MODULES.join("\n") + "\n";
+    ours.push(("etc/gasthaus/modules".into(), 0o644, list.into()));
+    let found = guest_image::oci::find(source, places).map_err(guest_image::TryError::from)?;
+    let entries = guest_image::oci::entries(guest, source, &found, page, ours);
+    Ok(entries.map_err(guest_image::TryError::from)?)
 }
 
 /// The `tiny` guest is its initramfs: one program and the modules of the network.

@@ -212,7 +212,36 @@ fn always_loaded() -> &'static str {
 /// # Errors
 /// If it cannot be written.
 pub fn pack(entries: &Entries, epoch_secs: u64, level: i32, out: &Path) -> Result<(), BuildError> {
-    let list: Vec<InitramfsEntry> = skeleton().chain(listed(entries)).collect();
+    pack_list(
+        skeleton().chain(listed(entries)).collect(),
+        epoch_secs,
+        level,
+        out,
+    )
+}
+
+/// Writes `root`, a guest's whole root folder, as an initramfs.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn pack_root(
+    mut root: Vec<InitramfsEntry>,
+    epoch_secs: u64,
+    level: i32,
+    out: &Path,
+) -> Result<(), BuildError> {
+    let there: std::collections::BTreeSet<String> =
+        root.iter().map(|entry| entry.path.clone()).collect();
+    root.extend(skeleton().filter(|entry| !there.contains(&entry.path)));
+    pack_list(root, epoch_secs, level, out)
+}
+
+fn pack_list(
+    list: Vec<InitramfsEntry>,
+    epoch_secs: u64,
+    level: i32,
+    out: &Path,
+) -> Result<(), BuildError> {
     debug_assert!(
         list.iter()
             .any(|e| matches!(e.kind, InitramfsKind::File(_)))

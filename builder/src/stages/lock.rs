@@ -162,7 +162,7 @@ pub fn request_of(request: &BuildRequest) -> Result<Request, BuildError> {
                 ..PackageSet::default()
             }),
             Source::Url(source) => inputs.push(pin::request(name, source)),
-            Source::Builtin(_) | Source::Image(_) => {}
+            Source::Builtin(_) | Source::Image(_) | Source::Oci(_) => {}
         }
     }
     let components: Vec<&str> = recipe

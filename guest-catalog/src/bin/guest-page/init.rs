@@ -1,23 +1,29 @@
-//! Process 1 of the `tiny` guest: file systems, modules, network, page, and the end.
+//! Process 1 of the `tiny` guest: file systems, modules, network, page, and the end. In a guest made of a container image, the
+//! image's program in place of the page.
 //!
 //! The main thread only waits for signals (children to reap, requests to end); the work is done in a second one. An
 //! obstacle is told on the console and waited out, since a guest without anything but this program has no other help.
+use crate::container::{self, Program};
 use crate::dhcp::{Client, DhcpError, Lease, Wire};
 use crate::link::{self, Link};
 use crate::power::{self, End};
 use crate::{HTTP_PORT, facts, http, modules};
 use rustix::mount::{MountFlags, mount};
-use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, test_kill_process, waitpid};
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 use std::fs::OpenOptions;
 use std::net::Ipv4Addr;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Where this program is in the initramfs.
+/// Where this program is in the initramfs, if the kernel does not tell.
 const SELF: &str = "/init";
+/// How long the program of a container image may take to end when it is asked to.
+const END_LIMIT: Duration = Duration::from_secs(10);
+const END_POLL: Duration = Duration::from_millis(50);
 /// First and longest wait for a DHCP answer.
 const PATIENCE_FIRST: Duration = Duration::from_millis(500);
 const PATIENCE_MAX: Duration = Duration::from_secs(16);
@@ -42,6 +48,9 @@ pub fn run() -> ExitCode {
             return power::finish(End::PowerOff);
         }
     };
+    let program = Program::read();
+    let is_container = program.is_some();
+    let work = move || work(program);
     let worker = thread::Builder::new().name("work".into()).spawn(work);
     if let Err(error) = worker {
         eprintln!("cannot start a thread: {error}");
@@ -49,6 +58,15 @@ pub fn run() -> ExitCode {
     }
     for signal in signals.forever() {
         match signal {
+            SIGINT | SIGTERM if is_container => {
+                let end = if signal == SIGINT {
+                    End::Reboot
+                } else {
+                    End::PowerOff
+                };
+                end_program();
+                power::finish(end);
+            }
             SIGINT => drop(power::finish(End::Reboot)),
             SIGTERM => drop(power::finish(End::PowerOff)),
             _ => reap(),
@@ -93,14 +111,15 @@ fn open_console() {
 
 /// Tells the kernel which program ends the guest, and lets Ctrl-Alt-Del come as a signal.
 fn prepare_end() {
-    if let Err(error) = std::fs::write("/proc/sys/kernel/poweroff_cmd", format!("{SELF} poweroff"))
-    {
+    let own = std::env::current_exe().unwrap_or_else(|_| SELF.into());
+    let command = format!("{} poweroff", own.display());
+    if let Err(error) = std::fs::write("/proc/sys/kernel/poweroff_cmd", command) {
         eprintln!("cannot set the power-off program: {error}");
     }
     let linked = std::fs::create_dir_all("/sbin").and_then(|()| {
         ["/sbin/poweroff", "/sbin/reboot"]
             .iter()
-            .try_for_each(|name| match std::os::unix::fs::symlink(SELF, name) {
+            .try_for_each(|name| match std::os::unix::fs::symlink(&own, name) {
                 Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
                 _ => Ok(()),
             })
@@ -113,12 +132,66 @@ fn prepare_end() {
     }
 }
 
+/// The program of a container image; 0: none runs.
+static PROGRAM: AtomicI32 = AtomicI32::new(0);
+
+/// Takes the ended children away. When the program of a container image is among them, the guest ends, too.
 fn reap() {
     // No child, or none that has ended: done.
-    while let Ok(Some(_)) = waitpid(None::<Pid>, WaitOptions::NOHANG) {}
+    while let Ok(Some((pid, status))) = waitpid(None::<Pid>, WaitOptions::NOHANG) {
+        if pid.as_raw_nonzero().get() == PROGRAM.load(Ordering::SeqCst) {
+            PROGRAM.store(0, Ordering::SeqCst);
+            let how = match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => format!("with status {code}"),
+                (_, Some(signal)) => format!("by signal {signal}"),
+                _ => "somehow".to_owned(),
+            };
+            println!("the program has ended {how}; the guest ends");
+            power::finish(End::PowerOff);
+        }
+    }
 }
 
-fn work() {
+/// Asks the program to end, and waits a while until it has.
+fn end_program() {
+    let pid = Pid::from_raw(PROGRAM.load(Ordering::SeqCst));
+    let Some(pid) = pid else { return };
+    let started = Instant::now();
+    // Gone already, or not: either way it is over after the wait.
+    let _ = kill_process(pid, Signal::TERM);
+    while started.elapsed() < END_LIMIT {
+        match waitpid(Some(pid), WaitOptions::NOHANG) {
+            Ok(None) => thread::sleep(END_POLL),
+            _ => return,
+        }
+    }
+}
+
+/// Runs the program of a container image, and keeps the guest on the network.
+fn contain(name: &str, program: &Program) -> ! {
+    let given = facts::word_of_command_line("gasthaus.ip");
+    let server = given.and_then(|word| word.split(',').nth(2)?.parse().ok());
+    container::furnish(name, server);
+    match program.start(name) {
+        Ok(child) => {
+            PROGRAM.store(child.id().cast_signed(), Ordering::SeqCst);
+            // It may have ended, and have been taken away, before its number was known.
+            let is_there = Pid::from_raw(child.id().cast_signed())
+                .is_some_and(|pid| test_kill_process(pid).is_ok());
+            if !is_there {
+                println!("{name}: the program has ended at once; the guest ends");
+                power::finish(End::PowerOff);
+            }
+        }
+        Err(error) => {
+            eprintln!("{name}: the program cannot be started: {error}; the guest ends");
+            power::finish(End::PowerOff);
+        }
+    }
+    network(name)
+}
+
+fn work(program: Option<Program>) {
     let name = facts::word_of_command_line("gasthaus.guest").unwrap_or_else(|| "tiny".to_owned());
     if let Err(error) = rustix::system::sethostname(name.as_bytes()) {
         eprintln!("{name}: cannot set the host name: {error}");
@@ -128,6 +201,9 @@ fn work() {
     }
     if let Err(error) = link::bring_up_loopback() {
         eprintln!("{name}: cannot bring up the loopback interface: {error}");
+    }
+    if let Some(program) = program {
+        contain(&name, &program);
     }
     let host = Arc::new(facts::Host::read());
     let server_name = name.clone();

@@ -3,6 +3,7 @@
 //! - as process 1 (`/init`): mounts, modules, network (the address of the command line, else DHCP), the page on port 80, power-off on request (`init`)
 //! - `guest-page serve [--port N]`: the page alone, for guests with a user space of their own
 //! - called as `poweroff` or `reboot`: does that; the kernel starts these names when the hypervisor asks (`power`)
+mod container;
 mod dhcp;
 mod facts;
 mod http;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     // By symlink (`/sbin/reboot`) or by word (`/init poweroff`).
     let word = args.first().map_or(called_as.as_str(), String::as_str);
     match word.rsplit('/').next() {
+        Some("poweroff") if container::Program::read().is_some() => return power::ask(),
         Some("poweroff") => return power::finish(power::End::PowerOff),
         Some("reboot") => return power::finish(power::End::Reboot),
         _ => {}

@@ -3,6 +3,7 @@
 //! `xl shutdown` reaches the kernel over xenbus (`control/shutdown`); the kernel then starts the program named in
 //! `/proc/sys/kernel/poweroff_cmd` (which `init` sets to us), or `/sbin/reboot`. Ctrl-Alt-Del comes as SIGINT to
 //! process 1. There is nothing to save, so all of them end at once.
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::system::{RebootCommand, reboot};
 use std::process::ExitCode;
 
@@ -24,6 +25,17 @@ pub fn finish(end: End) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: cannot {word}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Asks process 1 to end the machine, in a guest where it has somebody to tell first.
+pub fn ask() -> ExitCode {
+    match kill_process(Pid::INIT, Signal::TERM) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: cannot ask process 1 to power off: {error}");
             ExitCode::FAILURE
         }
     }
