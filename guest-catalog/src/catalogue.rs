@@ -1,7 +1,7 @@
 //! The catalogue: all guests together, in start order, each with its place on the network.
 use crate::address::{self, MAX_GUESTS, Mac};
 use crate::error::ProblemKind;
-use crate::{Guest, GuestError, NetworkMode, Problem, Resources};
+use crate::{Guest, GuestError, Problem, Resources};
 use std::io::Read as _;
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -18,7 +18,9 @@ pub struct Entry {
     pub guest: Guest,
     /// Hardware address of its network card.
     pub mac: Mac,
-    /// Static address, or `None` for a guest without network.
+    /// Hardware address of its second card, for a guest that joins the LAN.
+    pub lan_mac: Option<Mac>,
+    /// Address in the house, or `None` for a guest without network.
     pub address: Option<Ipv4Addr>,
 }
 
@@ -49,6 +51,7 @@ impl Catalogue {
                     kind,
                 });
             };
+            let (lan_mac, address) = (address::lan_mac(&guest), address::address(&guest, index));
             for other in &entries {
                 if other.guest.name == guest.name {
                     conflict(
@@ -64,6 +67,46 @@ impl Catalogue {
                         ),
                     );
                 }
+                let taken = [Some(other.mac), other.lan_mac];
+                if let Some(lan_mac) = lan_mac
+                    && taken.contains(&Some(lan_mac))
+                    && other.guest.name != guest.name
+                {
+                    conflict(
+                        "network.lan-mac",
+                        format!(
+                            "is {lan_mac}, as is that of `{}`; set another one",
+                            other.guest.name
+                        ),
+                    );
+                }
+                if let Some(address) = address
+                    && other.address == Some(address)
+                {
+                    conflict(
+                        "network.address",
+                        format!(
+                            "is {address}, which `{}` has; set another one for one of them",
+                            other.guest.name
+                        ),
+                    );
+                }
+                for forward in &guest.network.forwards {
+                    let same = |theirs: &&crate::Forward| {
+                        (theirs.protocol, theirs.port) == (forward.protocol, forward.port)
+                    };
+                    if other.guest.network.forwards.iter().find(same).is_some() {
+                        conflict(
+                            "network.forwards",
+                            format!(
+                                "has {} port {} of dom0, which leads to `{}`",
+                                forward.protocol.as_str(),
+                                forward.port,
+                                other.guest.name
+                            ),
+                        );
+                    }
+                }
             }
             if index == MAX_GUESTS {
                 conflict(
@@ -71,15 +114,10 @@ impl Catalogue {
                     format!("is one guest too many: the bridge has addresses for {MAX_GUESTS}"),
                 );
             }
-            let connected = guest.network.mode != NetworkMode::None;
-            let address = if connected {
-                address::static_address(index)
-            } else {
-                None
-            };
             entries.push(Entry {
                 guest,
                 mac,
+                lan_mac,
                 address,
             });
         }

@@ -106,6 +106,7 @@ impl Guest {
                 "cannot be fetched: `network.mode` is `none`".into(),
             );
         }
+        self.check_network(&mut conflict);
         if self
             .boot
             .cmdline
@@ -195,6 +196,48 @@ impl Guest {
             }
         }
         found
+    }
+
+    /// What the network's mode asks of its other keys.
+    fn check_network(&self, conflict: &mut impl FnMut(String, String)) {
+        let network = &self.network;
+        let mode = match network.mode {
+            NetworkMode::Bridge => "bridge",
+            NetworkMode::Nat => "nat",
+            NetworkMode::Isolated => "isolated",
+            NetworkMode::None => "none",
+        };
+        let elsewhere = network.mode == NetworkMode::Bridge && !network.joins_lan();
+        let at_home = matches!(network.mode, NetworkMode::Bridge | NetworkMode::Nat) && !elsewhere;
+        let why = if elsewhere {
+            format!("`network.bridge` is `{}`", network.bridge)
+        } else {
+            format!("`network.mode` is `{mode}`")
+        };
+        for (key, is_set, fits) in [
+            ("address", network.address.is_some(), at_home),
+            ("forwards", !network.forwards.is_empty(), at_home),
+            ("lan-mac", network.lan_mac.is_some(), network.joins_lan()),
+        ] {
+            if is_set && !fits {
+                conflict(format!("network.{key}"), format!("is of no use: {why}"));
+            }
+        }
+        for (index, forward) in network.forwards.iter().enumerate() {
+            let same = |earlier: &&crate::Forward| {
+                (earlier.protocol, earlier.port) == (forward.protocol, forward.port)
+            };
+            if network.forwards[..index].iter().find(same).is_some() {
+                conflict(
+                    format!("network.forwards[{index}]"),
+                    format!(
+                        "has {} port {} of dom0 again",
+                        forward.protocol.as_str(),
+                        forward.port
+                    ),
+                );
+            }
+        }
     }
 
     /// What the modes ask of disks and boot.

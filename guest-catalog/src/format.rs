@@ -82,6 +82,10 @@ pub(crate) fn check(format: &str, text: &str) -> Result<(), &'static str> {
             crate::address::Mac::parse(text).is_some_and(|mac| mac.is_unicast()),
             "a unicast address of six pairs of hex digits, e.g. `00:16:3e:12:34:56`",
         ),
+        "house-address" => (
+            crate::address::is_for_guests(text),
+            "an address from `192.168.77.10` to `192.168.77.199`",
+        ),
         "sha256" => (
             text.len() == 64
                 && is_plain(text, 64, |b| {

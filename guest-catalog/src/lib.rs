@@ -14,6 +14,7 @@ pub mod address;
 mod catalogue;
 mod check;
 mod error;
+pub mod firewall;
 mod format;
 mod guest;
 mod name;
@@ -26,9 +27,9 @@ mod schema;
 pub use catalogue::{Catalogue, Entry, nearest};
 pub use error::{GuestError, Problem, ProblemKind};
 pub use guest::{
-    Access, Answer, Boot, BootFrom, BuiltinGuest, DebianSource, Disk, Display, Guest, Health,
-    HttpHealth, ImageSource, Injection, Mode, Network, NetworkMode, OciSource, Seed, Source,
-    UrlSource,
+    Access, Answer, Boot, BootFrom, BuiltinGuest, DebianSource, Disk, Display, Forward, Guest,
+    Health, HttpHealth, ImageSource, Injection, Mode, Network, NetworkMode, OciSource, Protocol,
+    Seed, Source, UrlSource,
 };
 pub use name::GuestName;
 pub use qemu::{QemuPlace, render_qemu};

@@ -61,7 +61,8 @@ pub fn render_qemu(guest: &Guest, place: &QemuPlace) -> Vec<OsString> {
     }
     match guest.network.mode {
         NetworkMode::None => args.add(&["-nic", "none"]),
-        NetworkMode::Bridge => {
+        // Alone on a host, all of them are behind QEMU's own translation of addresses.
+        NetworkMode::Bridge | NetworkMode::Nat | NetworkMode::Isolated => {
             let forward = match (&guest.health.http, place.forwarded_port) {
                 (Some(http), Some(port)) => {
                     format!(",hostfwd=tcp:127.0.0.1:{port}-:{}", http.port)
@@ -74,7 +75,11 @@ pub fn render_qemu(guest: &Guest, place: &QemuPlace) -> Vec<OsString> {
             } else {
                 "rtl8139"
             };
-            let nic = format!("user,model={model},mac={}{forward}", place.mac);
+            let closed = match guest.network.mode {
+                NetworkMode::Isolated => ",restrict=on",
+                _ => "",
+            };
+            let nic = format!("user,model={model},mac={}{closed}{forward}", place.mac);
             args.add(&["-nic", &nic])
         }
     };

@@ -2,8 +2,8 @@
 //!
 //! `xl.cfg` is Python-like text (xl.cfg(5)); disks and network cards are comma-separated inside strings. Nothing is
 //! escaped: a value that would need it is refused ([`GuestError::Unrenderable`]), which cannot be got wrong.
-use crate::address::{BRIDGE_ADDRESS, BRIDGE_PREFIX_LEN, DEFAULT_BRIDGE, Mac};
-use crate::{Access, BootFrom, Entry, Guest, GuestError, Mode, NetworkMode, format};
+use crate::address::{BRIDGE_ADDRESS, BRIDGE_PREFIX_LEN, Mac, house_address};
+use crate::{Access, BootFrom, Entry, Guest, GuestError, Mode, format};
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 pub struct Placement {
     /// Hardware address of the network card.
     pub mac: Mac,
-    /// The guest's address on the house's own bridge, if that is where it is.
+    /// The guest's address on the house's own bridges, if that is where it is.
     pub address: Option<Ipv4Addr>,
     /// Kernel file.
     pub kernel: PathBuf,
@@ -57,11 +57,9 @@ impl Placement {
                 cdrom: disk.cdrom,
             }
         });
-        let network = &guest.network;
-        let at_home = network.mode == NetworkMode::Bridge && network.bridge == DEFAULT_BRIDGE;
         Self {
             mac: entry.mac,
-            address: entry.address.filter(|_| at_home),
+            address: entry.address.filter(|_| house_address(guest).is_some()),
             kernel: place(&guest.boot.kernel),
             initrd: guest.boot.initrd.as_deref().map(place),
             disks: disks.collect(),
@@ -110,18 +108,19 @@ pub fn render_xl(guest: &Guest, placement: &Placement, mode: Mode) -> Result<Str
         let mut words = format!("{cmdline} gasthaus.guest={}", guest.name);
         // The lease that the bridge's DHCP server keeps for this guest, without the wait for it.
         if let Some(address) = placement.address {
-            let _ = write!(
-                words,
-                " gasthaus.ip={address}/{BRIDGE_PREFIX_LEN},{BRIDGE_ADDRESS},{BRIDGE_ADDRESS}"
-            );
+            let _ = write!(words, " gasthaus.ip={address}/{BRIDGE_PREFIX_LEN}");
+            // Router and name server; isolated guests have neither.
+            if house_address(guest) == Some(BRIDGE_ADDRESS) {
+                let _ = write!(words, ",{BRIDGE_ADDRESS},{BRIDGE_ADDRESS}");
+            }
         }
         line!("cmdline = \"{}\"", words.trim_start());
     }
     line!("memory = {}", guest.memory_mib);
     line!("maxmem = {}", guest.memory_mib);
     line!("vcpus = {}", guest.vcpus);
-    if guest.network.mode == NetworkMode::Bridge {
-        let bridge = checked.text("interface-name", "network.bridge", &guest.network.bridge)?;
+    if let Some(bridge) = guest.network.first_bridge() {
+        let bridge = checked.text("interface-name", "network.bridge", bridge)?;
         line!("vif = [ \"mac={},bridge={bridge}\" ]", placement.mac);
     } else {
         line!("vif = [ ]");

@@ -325,7 +325,7 @@ fn every_field_wrong_in_turn() {
         (
             "mode = \"bridge\"",
             "mode = \"brigde\"",
-            "line 25: `network.mode` is `\"brigde\"`; allowed are `bridge`, `none`; did you mean `bridge`?",
+            "line 25: `network.mode` is `\"brigde\"`; allowed are `bridge`, `nat`, `isolated`, `none`; did you mean `bridge`?",
         ),
         (
             "mode = \"bridge\"",
@@ -336,6 +336,46 @@ fn every_field_wrong_in_turn() {
             "\"guests0\"",
             "\"a,script=/x\"",
             "line 26: `network.bridge` is `\"a,script=/x\"`; expected a network interface name",
+        ),
+        (
+            "bridge = \"guests0\"",
+            "address = \"192.168.77.9\"",
+            "line 26: `network.address` is `\"192.168.77.9\"`; expected an address from `192.168.77.10` to `192.168.77.199`",
+        ),
+        (
+            "bridge = \"guests0\"",
+            "lan-mac = \"ff:ff:ff:ff:ff:ff\"",
+            "line 26: `network.lan-mac` is `\"ff:ff:ff:ff:ff:ff\"`; expected a unicast address",
+        ),
+        (
+            "mode = \"bridge\"\nbridge = \"guests0\"",
+            "mode = \"nat\"\nlan-mac = \"00:16:3e:01:02:04\"",
+            "line 26: `network.lan-mac` is of no use: `network.mode` is `nat`",
+        ),
+        (
+            "mode = \"bridge\"\nbridge = \"guests0\"",
+            "mode = \"isolated\"\naddress = \"192.168.77.50\"",
+            "line 26: `network.address` is of no use: `network.mode` is `isolated`",
+        ),
+        (
+            "bridge = \"guests0\"",
+            "bridge = \"own0\"\nforwards = [{ port = 8080, to = 80 }]",
+            "line 27: `network.forwards` is of no use: `network.bridge` is `own0`",
+        ),
+        (
+            "bridge = \"guests0\"",
+            "forwards = [{ port = 0, to = 80 }]",
+            "line 26: `network.forwards[0].port` is 0; expected 1 to 65535",
+        ),
+        (
+            "bridge = \"guests0\"",
+            "forwards = [{ port = 53, to = 53, protocol = \"sctp\" }]",
+            "line 26: `network.forwards[0].protocol` is `\"sctp\"`; allowed are `tcp`, `udp`",
+        ),
+        (
+            "bridge = \"guests0\"",
+            "forwards = [{ port = 8080, to = 80 }, { port = 8080, to = 81 }]",
+            "line 26: `network.forwards[1]` has tcp port 8080 of dom0 again",
         ),
         (
             "\"00:16:3e:01:02:03\"",
@@ -641,6 +681,41 @@ fn catalogue_refuses_doubles_and_wrong_folders() {
             .contains("`network.mac` is 00:16:3e:01:02:03, as is that of `web`"),
         "{error}"
     );
+
+    let two = |first: &str, second: &str| {
+        let named = |name: &str, network: &str| {
+            let text = GOOD
+                .replace("\"web\"", &format!("\"{name}\""))
+                .replace("bridge = \"guests0\"\nmac = \"00:16:3e:01:02:03\"", network);
+            (name.to_owned(), Guest::parse(name, &text).unwrap())
+        };
+        Catalogue::new(vec![named("one", first), named("two", second)])
+    };
+    for (first, second, expected) in [
+        (
+            "forwards = [{ port = 8080, to = 80 }]",
+            "forwards = [{ port = 8080, to = 80 }]",
+            "`network.forwards` has tcp port 8080 of dom0, which leads to `one`",
+        ),
+        (
+            "address = \"192.168.77.11\"",
+            "",
+            "`network.address` is 192.168.77.11, which `one` has",
+        ),
+        (
+            "lan-mac = \"00:16:3e:01:02:03\"",
+            "lan-mac = \"00:16:3e:01:02:03\"",
+            "`network.lan-mac` is 00:16:3e:01:02:03, as is that of `one`",
+        ),
+    ] {
+        let error = two(first, second).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    two(
+        "forwards = [{ port = 8080, to = 80 }]",
+        "forwards = [{ port = 8080, to = 80, protocol = \"udp\" }]",
+    )
+    .unwrap();
 
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("other")).unwrap();

@@ -1,6 +1,7 @@
 //! Rendering: the kept files for Xen and QEMU, the static leases, and the refusal of what would need quoting.
 use guest_catalog::{
-    Catalogue, Guest, GuestError, Mode, Placement, QemuPlace, address, render_qemu, render_xl,
+    Catalogue, Guest, GuestError, Mode, Placement, QemuPlace, address, firewall, render_qemu,
+    render_xl,
 };
 use std::path::{Path, PathBuf};
 
@@ -98,4 +99,59 @@ fn rendering_refuses_what_would_need_quoting() {
             other => panic!("{key}: {other:?}"),
         }
     }
+}
+
+/// Four guests, one of each kind of network.
+fn networks() -> Catalogue {
+    let tiny = include_str!("../guests/tiny/guest.toml");
+    let guest = |name: &str, network: &str| {
+        let text = tiny
+            .replace("name = \"tiny\"", &format!("name = \"{name}\""))
+            .replace("mode = \"bridge\"", network);
+        (name.to_owned(), Guest::parse(name, &text).unwrap())
+    };
+    Catalogue::new(vec![
+        guest(
+            "a-bridge",
+            "lan-mac = \"00:16:3e:00:00:0a\"\nforwards = [{ port = 8080, to = 80 }, { port = 5353, to = 53, protocol = \"udp\" }]",
+        ),
+        guest("b-nat", "mode = \"nat\"\naddress = \"192.168.77.50\""),
+        guest("c-isolated", "mode = \"isolated\""),
+        guest("d-other", "bridge = \"own0\""),
+    ])
+    .unwrap()
+}
+
+#[test]
+fn every_kind_of_network_is_rendered() {
+    let networks = networks();
+    golden("firewall.nft", &firewall::render(&networks, &[22]));
+    golden("quiet0.network", &address::render_quiet_network(&networks));
+    assert!(!firewall::render(&Catalogue::default(), &[]).contains("elements = {  }"));
+    let expected = [
+        (
+            "guests0",
+            Some("00:16:3e:00:00:0a"),
+            "gasthaus.ip=192.168.77.10/24,192.168.77.1,192.168.77.1\"",
+        ),
+        (
+            "guests0",
+            None,
+            "gasthaus.ip=192.168.77.50/24,192.168.77.1,192.168.77.1\"",
+        ),
+        ("quiet0", None, "gasthaus.ip=192.168.78.12/24\""),
+        ("own0", None, "gasthaus.guest=d-other\""),
+    ];
+    for (entry, (bridge, lan_mac, words)) in networks.entries().iter().zip(expected) {
+        let placement = Placement::in_folder(entry, Path::new("/guests"));
+        let text = render_xl(&entry.guest, &placement, Mode::Pv).unwrap();
+        assert!(
+            text.contains(&format!(",bridge={bridge}\" ]")) && text.contains(words),
+            "{text}"
+        );
+        let found = entry.lan_mac.map(|mac| mac.to_string());
+        assert_eq!(found.as_deref(), lan_mac, "{}", entry.guest.name);
+    }
+    let leases = address::render_static_leases(&networks, address::DEFAULT_BRIDGE);
+    assert!(leases.contains("192.168.77.50") && !leases.contains("192.168.78"));
 }
