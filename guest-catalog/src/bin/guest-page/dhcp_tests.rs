@@ -56,6 +56,12 @@ fn answer(to: &Message, kind: MessageType, change: impl FnOnce(&mut Message)) ->
     message.to_vec().unwrap()
 }
 
+/// `bytes` with another length of hardware address in its head.
+fn with_hlen(mut bytes: Vec<u8>, hlen: u8) -> Vec<u8> {
+    bytes[HLEN_AT] = hlen;
+    bytes
+}
+
 fn friendly(_: usize, message: &Message) -> Vec<Vec<u8>> {
     let kind = if message.opts().has_msg_type(MessageType::Discover) {
         MessageType::Offer
@@ -130,6 +136,8 @@ fn looks_past_what_is_not_for_us() {
                 _ = m.opts_mut().remove(OptionCode::ServerIdentifier)
             }),
             answer(message, kind, |_| {})[..200].to_vec(),
+            with_hlen(answer(message, kind, |_| {}), 0),
+            with_hlen(answer(message, kind, |_| {}), 0xff),
             answer(message, kind, |m| {
                 _ = m.opts_mut().insert(DhcpOption::AddressLeaseTime(0))
             }),
