@@ -17,6 +17,9 @@ const SERVER_PORT: u16 = 67;
 const CLIENT_PORT: u16 = 68;
 /// Longest answer read; DHCP messages fit in one Ethernet frame.
 const MESSAGE_MAX_BYTES: usize = 1500;
+/// Place of the hardware address's length in a message, and that of Ethernet (RFC 2131 §2).
+const HLEN_AT: usize = 2;
+const HLEN_ETHERNET: u8 = 6;
 /// Shortest message sent: BOOTP servers and relays drop shorter ones (RFC 1542 §2.1).
 const MESSAGE_MIN_BYTES: usize = 300;
 /// Routes of RFC 3442 taken from one server.
@@ -178,7 +181,11 @@ fn ask<T>(
             }
             Err(error) => return Err(error.into()),
         };
-        // Anything that is no DHCP answer to us is somebody else's.
+        // Anything that is no DHCP answer to us is somebody else's. The parser would take any length of hardware address for true,
+        // and fall over it later.
+        if buffer[..count].get(HLEN_AT) != Some(&HLEN_ETHERNET) {
+            continue;
+        }
         let Ok(answer) = Message::decode(&mut Decoder::new(&buffer[..count])) else {
             continue;
         };

@@ -95,6 +95,12 @@ fn what_comes_with_the_lease_is_bounded() {
     assert_eq!(lease.dns.len(), MAX_DNS);
 }
 
+/// `bytes` with another length of hardware address in its head.
+fn with_hlen(mut bytes: Vec<u8>, hlen: u8) -> Vec<u8> {
+    bytes[HLEN_AT] = hlen;
+    bytes
+}
+
 #[test]
 fn hostile_answers_are_passed_over() {
     let (wire, _server) = wire(2, |message| {
@@ -124,6 +130,8 @@ fn hostile_answers_are_passed_over() {
                 let mask = DhcpOption::SubnetMask(Ipv4Addr::new(255, 0, 255, 0));
                 m.opts_mut().insert(mask);
             }),
+            with_hlen(answer(message, |_| {}), 0),
+            with_hlen(answer(message, |_| {}), 0xff),
             answer(message, |_| {}),
         ]
     });
