@@ -33,6 +33,11 @@ const EARLY: Duration = Duration::from_secs(120);
 /// How often a missing network card is looked for, and how often it is told.
 const CARD_POLL: Duration = Duration::from_millis(100);
 const CARD_TELL: Duration = Duration::from_secs(30);
+/// How often a card that is plugged in later is looked for.
+const LATER_POLL: Duration = Duration::from_secs(2);
+/// Where there are two ways out, the LAN's is taken: whoever asks by it must be answered by it.
+const METRIC_LAN: u32 = 512;
+const METRIC_HOUSE: u32 = 2048;
 /// Shortest pause between two attempts to renew a lease (RFC 2131 §4.4.5).
 const RENEW_PAUSE_MIN: Duration = Duration::from_secs(60);
 
@@ -217,14 +222,57 @@ fn work(program: Option<Program>) {
     network(&name);
 }
 
-/// Keeps the guest on the network, for ever.
+/// Keeps the guest on the network, for ever: the first card is the house's, later ones are plugged in and ask the LAN.
 fn network(name: &str) -> ! {
     let mut told = false;
+    let mut others = Vec::new();
+    thread::scope(|scope| {
+        loop {
+            let card = wait_for_card(name);
+            if others.is_empty() {
+                others.push(card.index);
+                let first = card.index;
+                scope.spawn(move || later_cards(name, first));
+            }
+            if let Err(error) = on_card(name, &card, &mut told) {
+                eprintln!("{name}: {}: {error}", card.name);
+                thread::sleep(Duration::from_secs(1));
+            }
+        }
+    })
+}
+
+/// Keeps every card but the `first` on its network, for ever.
+fn later_cards(name: &str, first: u32) {
+    let mut known = vec![first];
     loop {
-        let card = wait_for_card(name);
-        if let Err(error) = on_card(name, &card, &mut told) {
+        let found = link::cards()
+            .into_iter()
+            .filter(|card| !known.contains(&card.index));
+        for card in found.collect::<Vec<_>>() {
+            known.push(card.index);
+            let name = name.to_owned();
+            let kept = thread::Builder::new()
+                .name("lan".into())
+                .spawn(move || later_card(&name, &card));
+            if let Err(error) = kept {
+                eprintln!("cannot start a thread: {error}");
+            }
+        }
+        thread::sleep(LATER_POLL);
+    }
+}
+
+/// Keeps a card that was plugged in later on its network, until it is gone.
+fn later_card(name: &str, card: &Link) {
+    let mut told = true;
+    while link::cards().contains(card) {
+        let kept = link::bring_up(card.index)
+            .map_err(DhcpError::from)
+            .and_then(|()| on_lease(name, card, METRIC_LAN, &mut told));
+        if let Err(error) = kept {
             eprintln!("{name}: {}: {error}", card.name);
-            thread::sleep(Duration::from_secs(1));
+            thread::sleep(CARD_TELL);
         }
     }
 }
@@ -258,6 +306,11 @@ fn on_card(name: &str, card: &Link, told: &mut bool) -> Result<(), DhcpError> {
             ),
         }
     }
+    on_lease(name, card, METRIC_HOUSE, told)
+}
+
+/// Gets a lease and keeps it; comes back when it is lost.
+fn on_lease(name: &str, card: &Link, metric: u32, told: &mut bool) -> Result<(), DhcpError> {
     let wire = Wire::on_interface(&card.name)?;
     let client = Client {
         mac: card.mac,
@@ -286,7 +339,7 @@ fn on_card(name: &str, card: &Link, told: &mut bool) -> Result<(), DhcpError> {
     };
     link::add_address(card.index, lease.address, lease.prefix_len)?;
     if let Some(router) = lease.router {
-        link::set_default_route(card.index, router)?;
+        link::set_default_route(card.index, router, metric)?;
     }
     tell_address(
         name,
@@ -304,7 +357,7 @@ fn on_card(name: &str, card: &Link, told: &mut bool) -> Result<(), DhcpError> {
 fn on_given_address(name: &str, card: &Link, given: GivenAddress) -> Result<(), DhcpError> {
     link::add_address(card.index, given.address, given.prefix_len)?;
     if let Some(router) = given.router {
-        link::set_default_route(card.index, router)?;
+        link::set_default_route(card.index, router, METRIC_HOUSE)?;
     }
     tell_address(name, "ready address", given.address);
     loop {

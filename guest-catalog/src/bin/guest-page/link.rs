@@ -27,10 +27,17 @@ pub struct Link {
 
 /// The first Ethernet card by interface index, if there is one.
 pub fn first_card() -> Option<Link> {
-    let names = std::fs::read_dir("/sys/class/net").ok()?.flatten();
-    let cards =
-        names.filter_map(|item| describe(&item.path(), &item.file_name().into_string().ok()?));
-    cards.min_by_key(|link| link.index)
+    cards().into_iter().min_by_key(|link| link.index)
+}
+
+/// All Ethernet cards.
+pub fn cards() -> Vec<Link> {
+    let names = std::fs::read_dir("/sys/class/net").into_iter().flatten();
+    let describe = |item: std::fs::DirEntry| {
+        let name = item.file_name().into_string().ok()?;
+        describe(&item.path(), &name)
+    };
+    names.flatten().filter_map(describe).collect()
 }
 
 fn describe(folder: &Path, name: &str) -> Option<Link> {
@@ -95,8 +102,8 @@ fn address_message(index: u32, address: Ipv4Addr, prefix_len: u8) -> AddressMess
     message
 }
 
-/// Sets the default route.
-pub fn set_default_route(index: u32, router: Ipv4Addr) -> io::Result<()> {
+/// Sets the default route of this metric.
+pub fn set_default_route(index: u32, router: Ipv4Addr, metric: u32) -> io::Result<()> {
     let mut message = RouteMessage::default();
     message.header.address_family = AddressFamily::Inet;
     message.header.table = RouteHeader::RT_TABLE_MAIN;
@@ -106,6 +113,7 @@ pub fn set_default_route(index: u32, router: Ipv4Addr) -> io::Result<()> {
     message.attributes = vec![
         RouteAttribute::Gateway(RouteAddress::Inet(router)),
         RouteAttribute::Oif(index),
+        RouteAttribute::Priority(metric),
     ];
     send(
         RouteNetlinkMessage::NewRoute(message),
