@@ -1,15 +1,18 @@
 //! The commands for people: list, start, stop, console, config, down.
 use crate::error::Failure;
 use crate::house::{House, Hypervisor};
+use crate::lan_leases;
 use crate::program::XL;
 use crate::resize::{self, Change};
 use crate::start::{self, Manner, Starter};
 use crate::state::{Record, State};
 use crate::xl::{Domain, Toolstack, Xl};
 use crate::{logs, saved, screens};
+use guest_catalog::address::Mac;
 use guest_catalog::{Catalogue, Entry, Mode};
 use serde::Serialize;
 use std::io::Write as _;
+use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt as _;
 use std::time::Duration;
 
@@ -26,7 +29,8 @@ struct Row {
     description: String,
     state: &'static str,
     mode: Option<Mode>,
-    address: Option<std::net::Ipv4Addr>,
+    address: Option<Ipv4Addr>,
+    lan_address: Option<Ipv4Addr>,
     mac: String,
     memory_mib: u32,
     vcpus: u32,
@@ -42,11 +46,12 @@ struct Row {
 pub fn list(house: &House, json: bool) -> Result<(), Failure> {
     let catalogue = house.catalogue()?;
     let domains = domains(house)?;
-    let rows: Vec<Row> = catalogue
+    let mut rows: Vec<Row> = catalogue
         .entries()
         .iter()
         .map(|entry| row(house, &catalogue, entry, &domains))
         .collect();
+    tell_lan(house, catalogue.entries(), &mut rows);
     if json {
         // A list of strings and numbers always serialises.
         return print(&format!(
@@ -61,6 +66,20 @@ fn domains(house: &House) -> Result<Vec<Domain>, Failure> {
     match house.hypervisor() {
         Hypervisor::Xen => Xl.domains(),
         Hypervisor::None => Ok(Vec::new()),
+    }
+}
+
+/// Asks the LAN for the addresses that running guests have there.
+fn tell_lan(house: &House, entries: &[Entry], rows: &mut [Row]) {
+    let runs = |row: &Row| row.domain_id.is_some();
+    let cards: Vec<Mac> = entries
+        .iter()
+        .zip(rows.iter())
+        .filter_map(|(entry, row)| entry.lan_mac.filter(|_| runs(row)))
+        .collect();
+    let found = lan_leases::confirmed(house, &cards);
+    for (entry, row) in entries.iter().zip(rows).filter(|(_, row)| runs(row)) {
+        row.lan_address = entry.lan_mac.and_then(|mac| found.get(&mac).copied());
     }
 }
 
@@ -85,6 +104,7 @@ fn row(house: &House, catalogue: &Catalogue, entry: &Entry, domains: &[Domain]) 
         state,
         mode: record.mode.filter(|_| domain.is_some()),
         address: entry.address,
+        lan_address: None,
         mac: entry.mac.to_string(),
         memory_mib: guest.memory_mib,
         vcpus: guest.vcpus,
@@ -97,15 +117,25 @@ fn row(house: &House, catalogue: &Catalogue, entry: &Entry, domains: &[Domain]) 
 }
 
 fn table(rows: &[Row]) -> String {
-    let heading = ["NAME", "STATE", "MODE", "ADDRESS", "MEMORY", "DESCRIPTION"].map(str::to_owned);
+    let heading = [
+        "NAME",
+        "STATE",
+        "MODE",
+        "ADDRESS",
+        "LAN",
+        "MEMORY",
+        "DESCRIPTION",
+    ];
+    let heading = heading.map(str::to_owned);
+    let told = |address: Option<Ipv4Addr>| address.map_or("-".to_owned(), |a| a.to_string());
     let mut lines = vec![heading];
     for row in rows {
         lines.push([
             row.name.clone(),
             row.state.to_owned(),
             row.mode.map_or("-", Mode::as_str).to_owned(),
-            row.address
-                .map_or("-".to_owned(), |address| address.to_string()),
+            told(row.address),
+            told(row.lan_address),
             format!("{} MiB", row.memory_mib),
             row.description.clone(),
         ]);
@@ -117,13 +147,13 @@ fn table(rows: &[Row]) -> String {
             .max()
             .unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..5).map(width).collect();
+    let widths: Vec<usize> = (0..6).map(width).collect();
     let mut out = String::new();
     for line in &lines {
         for (cell, width) in line.iter().zip(&widths) {
             out.push_str(&format!("{cell:<width$}  "));
         }
-        out.push_str(&line[5]);
+        out.push_str(&line[6]);
         out.push('\n');
     }
     for row in rows {
@@ -376,16 +406,17 @@ mod tests {
             crashed: dead,
         };
         let domains = [domain("up", false), domain("dead", true)];
-        let rows: Vec<Row> = entries
+        let mut rows: Vec<Row> = entries
             .iter()
             .map(|entry| row(&house, &catalogue, entry, &domains))
             .collect();
+        rows[2].lan_address = Some(Ipv4Addr::new(10, 0, 2, 16));
         assert_eq!(
             table(&rows),
-            "NAME  STATE    MODE  ADDRESS        MEMORY   DESCRIPTION\n\
-             dead  crashed  -     192.168.77.10  128 MiB  x\n\
-             down  failed   -     192.168.77.11  128 MiB  x\n\
-             up    up       pv    192.168.77.12  128 MiB  x\n\
+            "NAME  STATE    MODE  ADDRESS        LAN        MEMORY   DESCRIPTION\n\
+             dead  crashed  -     192.168.77.10  -          128 MiB  x\n\
+             down  failed   -     192.168.77.11  -          128 MiB  x\n\
+             up    up       pv    192.168.77.12  10.0.2.16  128 MiB  x\n\
              down: no memory\n"
         );
         assert!(

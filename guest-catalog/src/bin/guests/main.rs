@@ -13,6 +13,8 @@ mod front;
 mod head_start;
 mod health;
 mod house;
+mod lan;
+mod lan_leases;
 mod logs;
 mod loopdev;
 mod program;

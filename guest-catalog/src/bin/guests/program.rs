@@ -25,7 +25,6 @@ pub const XENCONSOLED: &str = "/usr/sbin/xenconsoled";
 pub const DMSETUP: &str = "/usr/sbin/dmsetup";
 /// See [`XL`].
 pub const IP: &str = "/usr/sbin/ip";
-
 /// See [`XL`].
 pub const CURL: &str = "/usr/bin/curl";
 /// See [`XL`].

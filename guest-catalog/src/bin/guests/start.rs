@@ -6,9 +6,10 @@ use crate::program::{self, IP};
 use crate::state::{Lock, Record, State, lock};
 use crate::xl::Toolstack;
 use crate::{disks, state};
-use guest_catalog::address::{BRIDGE_ADDRESS, BRIDGE_PREFIX_LEN, DEFAULT_BRIDGE};
-use guest_catalog::{Entry, Mode, NetworkMode, Resources};
+use guest_catalog::address::{self, BRIDGE_PREFIX_LEN};
+use guest_catalog::{Entry, Mode, Resources};
 use std::fs;
+use std::net::Ipv4Addr;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -282,22 +283,23 @@ impl<'h> Starter<'h> {
     }
 
     /// Guests start before dom0's network is up, since all else that they need is there much earlier; only their cards need
-    /// a bridge to be plugged into. The house's own is made here if need be: networkd takes over a bridge that it finds, with
+    /// a bridge to be plugged into. The house's own are made here if need be: networkd takes over a bridge that it finds, with
     /// the settings it has. Other bridges have settings of their own and are waited for.
     fn wait_for_bridge(&self, entry: &Entry) -> Result<(), Failure> {
-        let network = &entry.guest.network;
+        let Some(bridge) = entry.guest.network.first_bridge() else {
+            return Ok(());
+        };
         let started = Instant::now();
-        if network.mode == NetworkMode::Bridge
-            && network.bridge == DEFAULT_BRIDGE
-            && !self.house.has_bridge(DEFAULT_BRIDGE)
+        if let Some(address) = address::house_address(&entry.guest)
+            && !self.house.has_bridge(bridge)
         {
-            self.make_bridge();
+            self.make_bridge(bridge, address);
         }
-        while network.mode == NetworkMode::Bridge && !self.house.has_bridge(&network.bridge) {
+        while !self.house.has_bridge(bridge) {
             if started.elapsed() >= BRIDGE_LIMIT {
                 return Err(Failure::NoBridge {
                     guest: entry.guest.name.to_string(),
-                    bridge: network.bridge.clone(),
+                    bridge: bridge.to_owned(),
                     waited: BRIDGE_LIMIT,
                 });
             }
@@ -306,12 +308,10 @@ impl<'h> Starter<'h> {
         Ok(())
     }
 
-    /// Makes the house's own bridge, up and with its address: guests answer there before networkd has come so far.
-    fn make_bridge(&self) {
-        let link =
-            format!("link add name {DEFAULT_BRIDGE} up type bridge stp_state 0 forward_delay 0");
-        let address =
-            format!("address add {BRIDGE_ADDRESS}/{BRIDGE_PREFIX_LEN} dev {DEFAULT_BRIDGE}");
+    /// Makes one of the house's own bridges, up and with its address: guests answer there before networkd has come so far.
+    fn make_bridge(&self, bridge: &str, address: Ipv4Addr) {
+        let link = format!("link add name {bridge} up type bridge stp_state 0 forward_delay 0");
+        let address = format!("address add {address}/{BRIDGE_PREFIX_LEN} dev {bridge}");
         for (line, purpose) in [
             (link, "make the bridge"),
             (address, "give the bridge its address"),
@@ -319,7 +319,7 @@ impl<'h> Starter<'h> {
             let words: Vec<&str> = line.split(' ').collect();
             if let Err(failure) = program::run(IP, &words, purpose, BRIDGE_LIMIT) {
                 // Made by the other guest's start or by networkd meanwhile; if not, the wait for it will tell.
-                if !self.house.has_bridge(DEFAULT_BRIDGE) {
+                if !self.house.has_bridge(bridge) {
                     println!("guests: {}", failure.in_one_line());
                 }
                 return;

@@ -70,6 +70,12 @@ impl Toolstack for ListTools {
         Ok(())
     }
 
+    fn plug(&self, name: &str, mac: &str, bridge: &str) -> Result<(), Failure> {
+        let mut inner = self.0.lock().unwrap();
+        inner.log.push(format!("plug {name} {mac} {bridge}"));
+        Ok(())
+    }
+
     fn shutdown(&self, name: &str) -> Result<(), Failure> {
         let mut inner = self.0.lock().unwrap();
         inner.log.push(format!("shutdown {name}"));

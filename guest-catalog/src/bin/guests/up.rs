@@ -7,9 +7,8 @@ use crate::error::Failure;
 use crate::house::{House, Hypervisor};
 use crate::start::Starter;
 use crate::state::Record;
-use crate::watch;
 use crate::xl::{Toolstack, Xl};
-use crate::{early, front, head_start, screens};
+use crate::{early, front, head_start, lan, screens, watch};
 use guest_catalog::{Catalogue, Entry, Mode};
 use sd_notify::NotifyState;
 use std::collections::BTreeSet;
@@ -64,6 +63,7 @@ pub fn run(house: &House) -> Result<(), Failure> {
         let up = collect(house, &guests, &told, limit);
         announce(house, hypervisor, up, guests.len());
         scope.spawn(|| screens::serve(house));
+        scope.spawn(|| lan::keep(house, &tools, &catalogue));
         watch::for_ever(house, &starter, catalogue.clone())
     })
 }

@@ -24,6 +24,8 @@ pub trait Toolstack: Sync {
     /// Memory that no domain has, MiB.
     fn free_mib(&self) -> Result<u64, Failure>;
     fn create(&self, name: &str, config: &Path) -> Result<(), Failure>;
+    /// Plugs a card with this hardware address into a running guest and into `bridge`.
+    fn plug(&self, name: &str, mac: &str, bridge: &str) -> Result<(), Failure>;
     /// Asks the guest to end; comes back at once.
     fn shutdown(&self, name: &str) -> Result<(), Failure>;
     /// Ends the domain.
@@ -76,6 +78,17 @@ impl Toolstack for Xl {
             XL,
             &["create", &config],
             &format!("start guest `{name}`"),
+            CREATE_LIMIT,
+        )
+        .map(drop)
+    }
+
+    fn plug(&self, name: &str, mac: &str, bridge: &str) -> Result<(), Failure> {
+        let (mac, bridge) = (format!("mac={mac}"), format!("bridge={bridge}"));
+        program::run(
+            XL,
+            &["network-attach", name, &mac, &bridge],
+            &format!("give guest `{name}` a card on the LAN"),
             CREATE_LIMIT,
         )
         .map(drop)

@@ -1,0 +1,137 @@
+use super::*;
+use crate::testing::{ListTools, house};
+use crate::xl::Domain;
+use std::path::Path;
+
+fn card(name: &str, carrier: bool, routed: bool) -> Card {
+    Card {
+        name: name.into(),
+        mac: String::new(),
+        carrier,
+        routed,
+    }
+}
+
+#[test]
+fn one_card_with_carrier_is_chosen_and_stays() {
+    let chosen =
+        |cards: &[Card], port, patient| choose(cards, port, patient).map(|card| card.name.clone());
+    let (up, down) = (card("b", true, false), card("a", false, false));
+    let better = card("c", true, true);
+    assert_eq!(chosen(&[], None, true), None);
+    assert_eq!(chosen(std::slice::from_ref(&down), None, true), None);
+    let both = [down.clone(), up.clone()];
+    assert_eq!(chosen(&both, None, true).as_deref(), Some("b"));
+    assert_eq!(chosen(&both, Some("b"), false), None, "it is the only one");
+    let three = [down, up, better];
+    assert_eq!(
+        chosen(&three, None, true).as_deref(),
+        Some("c"),
+        "a route counts"
+    );
+    assert_eq!(
+        chosen(&three, Some("b"), true),
+        None,
+        "its route may come yet"
+    );
+    assert_eq!(chosen(&three, Some("b"), false).as_deref(), Some("c"));
+    assert_eq!(
+        chosen(&three, Some("a"), true).as_deref(),
+        Some("c"),
+        "no carrier"
+    );
+    assert_eq!(chosen(&three, Some("gone"), true).as_deref(), Some("c"));
+    // All cables are out: nothing is better.
+    assert_eq!(chosen(&[card("a", false, false)], Some("a"), false), None);
+}
+
+fn write(dir: &Path, path: &str, text: &str) {
+    let path = dir.join(path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+fn add_card(dir: &Path, name: &str, index: u32, kind: &str) {
+    for (file, text) in [
+        ("type", kind),
+        ("ifindex", &index.to_string()),
+        ("address", "52:54:00:00:00:01"),
+        ("carrier", "1"),
+        ("device/vendor", ""),
+    ] {
+        write(dir, &format!("sys/class/net/{name}/{file}"), text);
+    }
+}
+
+#[test]
+fn only_wired_cards_that_nothing_hangs_on_may_join() {
+    let (dir, house, _) = house(&[("tiny", 1)]);
+    add_card(dir.path(), "enp1s0", 2, "1\n");
+    add_card(dir.path(), "enp2s0", 3, "1\n");
+    add_card(dir.path(), "wlan0", 4, "1\n");
+    add_card(dir.path(), "ib0", 5, "32\n");
+    add_card(dir.path(), "vif1.0", 6, "1\n");
+    write(dir.path(), "sys/class/net/wlan0/wireless/status", "");
+    let settings = "run/systemd/network/05-gasthaus-boot-3.network";
+    write(dir.path(), settings, "");
+    let routes = "Iface\tDestination\nenp1s0\t00000000\t0202000A\n";
+    write(dir.path(), "proc/net/route", routes);
+    let found = cards(&house);
+    assert_eq!(
+        found,
+        [Card {
+            mac: "52:54:00:00:00:01".into(),
+            ..card("enp1s0", true, true)
+        }]
+    );
+    assert!(netdev(&found[0]).contains("MACAddress=52:54:00:00:00:01\n"));
+    assert!(port_settings(&found[0]).contains("Name=enp1s0\n"));
+    // The route moves with the card.
+    write(
+        dir.path(),
+        "proc/net/route",
+        "Iface\tDestination\nlan0\t00000000\t0202000A\n",
+    );
+    assert!(!cards(&house)[0].routed);
+    write(dir.path(), "sys/class/net/lan0/brif/enp1s0/state", "3");
+    assert!(cards(&house)[0].routed);
+}
+
+#[test]
+fn guests_that_are_up_get_their_second_card_once() {
+    let (dir, house, catalogue) = house(&[("one", 1), ("two", 2)]);
+    write(dir.path(), "sys/class/net/lan0/bridge/bridge_id", "");
+    let tools = ListTools::new(1000);
+    for (index, name) in ["one", "two"].into_iter().enumerate() {
+        let id = index as u32 + 1;
+        tools.0.lock().unwrap().domains.push(Domain {
+            name: name.into(),
+            id,
+            memory_mib: 128,
+            dead: false,
+            crashed: false,
+        });
+        add_card(dir.path(), &format!("vif{id}.0"), 10 + id, "1\n");
+    }
+    let first = &catalogue.entries()[0];
+    let enter = |state| Record::default().enter(&house, &first.guest.name, state, None);
+    enter(State::Starting).unwrap();
+    let mut lan = Lan::new(&house, &tools, &catalogue);
+    lan.plug_guests();
+    assert_eq!(tools.log(), [""; 0]);
+    enter(State::Up).unwrap();
+    lan.plug_guests();
+    let plugged = format!("plug one {} lan0", first.lan_mac.unwrap());
+    assert_eq!(tools.log(), [plugged.as_str()]);
+    add_card(dir.path(), "vif1.1", 20, "1\n");
+    lan.plug_guests();
+    assert_eq!(tools.log().len(), 1);
+    // Its next life has another number.
+    for name in ["vif1.0", "vif1.1"] {
+        fs::remove_dir_all(dir.path().join("sys/class/net").join(name)).unwrap();
+    }
+    tools.0.lock().unwrap().domains[0].id = 7;
+    add_card(dir.path(), "vif7.0", 30, "1\n");
+    lan.plug_guests();
+    assert_eq!(tools.log(), [plugged.as_str(), plugged.as_str()]);
+}
