@@ -8,9 +8,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use guest_catalog::address::{DEFAULT_BRIDGE, render_static_leases};
+use guest_catalog::address::{DEFAULT_BRIDGE, render_quiet_network, render_static_leases};
 use guest_catalog::{
-    BuiltinGuest, Catalogue, DebianSource, Entry as Placed, Guest, OciSource, Source, TINY_MODULES,
+    BuiltinGuest, Catalogue, DebianSource, Entry as Placed, Guest, NetworkMode, OciSource, Source,
+    TINY_MODULES,
 };
 use hypervisor_image::initramfs::InitramfsEntry;
 
@@ -78,6 +79,17 @@ impl Guests {
     #[must_use]
     pub fn static_leases(&self) -> String {
         render_static_leases(&self.catalogue, DEFAULT_BRIDGE)
+    }
+
+    /// networkd's settings for the isolated guests' network, if there are such guests.
+    #[must_use]
+    pub fn quiet_network(&self) -> Option<String> {
+        let entries = self.catalogue.entries();
+        let is_quiet = |entry: &Placed| entry.guest.network.mode == NetworkMode::Isolated;
+        entries
+            .iter()
+            .any(is_quiet)
+            .then(|| render_quiet_network(&self.catalogue))
     }
 
     /// The layer as packed for `packing`, if it was.

@@ -8,6 +8,8 @@ use crate::assets;
 use crate::error::BuildError;
 use crate::overlay::{Entries, Entry, Node, Overlay, Target};
 
+use guest_catalog::firewall::{self, RULES_PATH};
+
 use super::StageCx;
 use super::dom0_tree::BaseLayer;
 use super::guests::Guests;
@@ -17,6 +19,8 @@ const USER_GROUPS: [&str; 8] = [
     "sudo", "adm", "audio", "video", "render", "input", "plugdev", "netdev",
 ];
 const SECONDS_PER_DAY: u64 = 86_400;
+/// What a key in the recipe opens.
+const SSH_PORT: u16 = 22;
 
 /// Everything that goes into the layer `site`.
 ///
@@ -69,6 +73,22 @@ pub fn site_entries(
     site.insert(
         guests.leases_path(),
         Entry::file(guests.static_leases(), 0o644),
+    );
+
+    if let Some(settings) = guests.quiet_network() {
+        site.insert(
+            "etc/systemd/network/10-quiet0.network".into(),
+            Entry::file(settings, 0o644),
+        );
+    }
+    let has_key = recipe
+        .user
+        .as_ref()
+        .is_some_and(|user| !user.ssh_keys.is_empty());
+    let open: &[u16] = if has_key { &[SSH_PORT] } else { &[] };
+    site.insert(
+        RULES_PATH.into(),
+        Entry::file(firewall::render(&guests.catalogue, open), 0o644),
     );
 
     add_accounts(&mut site, &mut base.accounts.clone(), cx);
