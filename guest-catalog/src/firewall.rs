@@ -72,6 +72,9 @@ table inet gasthaus {{
 		type filter hook forward priority filter; policy drop;
 		ct state established,related accept
 		ct status dnat accept
+		# What one bridge carries is not routed; it passes here only where br_netfilter is loaded.
+		iifname "{LAN_BRIDGE}" oifname "{LAN_BRIDGE}" accept
+		iifname "{DEFAULT_BRIDGE}" oifname "{DEFAULT_BRIDGE}" accept
 		iifname "{DEFAULT_BRIDGE}" oifname != @house accept
 	}}
 	chain prerouting {{
