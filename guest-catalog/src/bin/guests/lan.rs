@@ -172,7 +172,7 @@ impl<'h> Lan<'h> {
 
     /// Makes `card` the port of the bridge, and the bridge if need be.
     fn join(&mut self, card: &Card) {
-        let (settings, reload) = (self.house.root().join(SETTINGS), ["reload"]);
+        let settings = self.house.root().join(SETTINGS);
         let write = |name: &str, text: String| {
             let path = settings.join(name);
             let written = fs::create_dir_all(&settings).and_then(|()| fs::write(&path, text));
@@ -182,16 +182,22 @@ impl<'h> Lan<'h> {
                 source,
             })
         };
+        let networkctl = |words: &[&str]| {
+            let purpose = format!("make {} a port of {LAN_BRIDGE}", card.name);
+            program::run(NETWORKCTL, words, &purpose, RELOAD_LIMIT)
+        };
         let outcome = write("20-gasthaus-lan0.netdev", netdev(card))
             .and_then(|()| write("20-gasthaus-lan0-port.network", port_settings(card)))
-            .and_then(|()| {
-                let purpose = format!("make {} a port of {LAN_BRIDGE}", card.name);
-                program::run(NETWORKCTL, &reload, &purpose, RELOAD_LIMIT)
+            .and_then(|()| networkctl(&["reload"]))
+            .and_then(|_| match &self.port {
+                // It may be another LAN: dom0 asks anew. Guests do when their leases are half over.
+                Some(_) => networkctl(&["reconfigure", LAN_BRIDGE]).map(drop),
+                None => Ok(()),
             });
         self.since = Instant::now();
         self.failed = outcome.is_err();
         match outcome {
-            Ok(_) => {
+            Ok(()) => {
                 println!("guests: {} joins the LAN's bridge {LAN_BRIDGE}", card.name);
                 self.port = Some(card.name.clone());
             }

@@ -111,8 +111,8 @@ pub fn confirmed(house: &House, cards: &[Mac]) -> BTreeMap<Mac, Ipv4Addr> {
         .iter()
         .filter_map(|mac| Some((*mac, *asked.get(&mac.to_string())?)))
         .collect();
-    let Ok(socket) = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)) else {
-        return found;
+    let Ok(socket) = on_lan() else {
+        return found; // there is none
     };
     for (_, address) in &open {
         // Where there is no way to it, there is no answer either.
@@ -133,6 +133,15 @@ pub fn confirmed(house: &House, cards: &[Mac]) -> BTreeMap<Mac, Ipv4Addr> {
         }
         std::thread::sleep(ARP_PAUSE);
     }
+}
+
+/// A socket whose packets leave by the LAN's bridge alone: another card of dom0 may know the same addresses.
+fn on_lan() -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    if cfg!(not(test)) {
+        socket.bind_device(Some(LAN_BRIDGE.as_bytes()))?;
+    }
+    Ok(socket.into())
 }
 
 /// Whether the kernel's ARP table (proc_net(5)) has `address` at `mac`: lines `address type flags mac mask device`.
