@@ -8,6 +8,7 @@
 //! - [`Console`] is the serial line, with log-in and commands; [`Qmp`] the monitor: keys, screenshots, the power button.
 //! - [`line`](crate::line) is a slow and unreliable line to a web server.
 //! - [`steps`] are what most tests do, [`streaming`] what those need that stream their root.
+//! - [`lan`] is QEMU's network seen as the LAN: who answers from outside, what a neighbour finds open.
 //! - [`builder`] runs the built program the way the `repro` and `faults` tests need it.
 
 pub mod artifacts;
@@ -15,6 +16,7 @@ pub mod builder;
 mod console;
 mod error;
 mod host;
+pub mod lan;
 pub mod line;
 mod qemu;
 mod qmp;

@@ -101,6 +101,30 @@ impl Qmp {
         serde_json::from_str(&line).map_err(|error| failed(format!("{error} in {line:?}")))
     }
 
+    /// Runs a line of the monitor for people, which QEMU answers with text; for what QMP has no command for.
+    ///
+    /// # Errors
+    /// When QEMU is gone, or says anything: the commands used here are silent when they succeed.
+    pub fn silent_line(&mut self, line: &str) -> Result<(), HarnessError> {
+        let said = self.execute("human-monitor-command", json!({"command-line": line}))?;
+        match said.as_str() {
+            Some("") => Ok(()),
+            _ => Err(HarnessError::Monitor {
+                command: line.into(),
+                found: said.to_string(),
+            }),
+        }
+    }
+
+    /// Pulls the cable out of the network `netdev` (`net0`, …), or puts it back.
+    ///
+    /// # Errors
+    /// When there is no such network.
+    pub fn set_link(&mut self, netdev: &str, up: bool) -> Result<(), HarnessError> {
+        self.execute("set_link", json!({"name": netdev, "up": up}))
+            .map(drop)
+    }
+
     /// Presses keys together and lets go of them: `["down"]`, `["ctrl", "alt", "f2"]`. Names are QEMU's `QKeyCode`.
     ///
     /// # Errors

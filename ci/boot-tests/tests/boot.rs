@@ -13,11 +13,14 @@ use std::{
 use boot_tests::{
     BootEnd, Firmware, Medium, Qemu, Vm,
     artifacts::Artifacts,
+    lan,
     steps::{
         COMMAND_LIMIT, READY_LIMIT, boot, boot_xen, done, guests, login, power_off, run, sudo,
         xen_mark,
     },
 };
+
+use serde_json::json;
 
 /// From power-on to the boot menu, with OVMF the slower firmware.
 const MENU_LIMIT: Duration = Duration::from_secs(120);
@@ -215,21 +218,64 @@ fn bios_cd_boots_and_is_usable() {
         "L",
         "root is not locked"
     );
-    // The network is there, so that a closed port means a closed port.
-    let addresses = done(&mut vm, "ip -4 -br address");
-    assert!(
-        addresses.contains("10.0.2.15"),
-        "no address from QEMU's DHCP server:\n{addresses}"
-    );
+    // The network is there, so that a closed port means a closed port: on the card, or on the LAN's bridge when that has it.
+    lan::until(&mut vm, "ip -4 -br address", |said| {
+        said.contains("10.0.2.15")
+    });
     assert_eq!(
         run(&mut vm, "ss -ltnH 'sport = :22'").text,
         "",
         "somebody listens on port 22"
     );
     assert_no_ssh(port);
+    assert_guests_are_on_the_lan(&mut vm);
     assert_screens(&mut vm, name, &xen_mark(&artifacts));
     assert_a_saved_guest_goes_on(&mut vm);
     power_off(&mut vm, name);
+}
+
+/// With one card that has a cable: guests have addresses of the LAN and answer there, to dom0 and from outside; a forward leads
+/// to its guest; a neighbour of dom0 finds nothing else; and all that again after the cable was out.
+fn assert_guests_are_on_the_lan(vm: &mut Vm) {
+    let names = ["tiny", "debian"];
+    let addresses = lan::guest_addresses(vm, &names);
+    let mut ways = Vec::new();
+    for (guest, address) in names.into_iter().zip(&addresses) {
+        assert_eq!(address.octets()[..3], [10, 0, 2], "{guest}");
+        let way = lan::way_to(vm, *address, 80);
+        lan::fetch(way, guest);
+        ways.push((guest, way));
+    }
+    lan::until(vm, "ip -4 -br address show lan0", |said| {
+        said.contains(&DOM0_ON_LAN.to_string())
+    });
+    let forward = lan::way_to(vm, DOM0_ON_LAN, 8080);
+    lan::fetch(forward, "tiny");
+    // What `tiny` forwards, and nothing of dom0's.
+    let open = lan::open_ports(vm, DOM0_ON_LAN, Ipv4Addr::new(10, 0, 2, 99));
+    assert_eq!(open, [8080]);
+    vm.qmp.set_link("net0", false).unwrap();
+    lan::until(vm, "cat /sys/class/net/en*/carrier", |said| said == "0");
+    assert_guests_answer_dom0(vm);
+    vm.qmp.set_link("net0", true).unwrap();
+    for (guest, way) in ways {
+        lan::fetch(way, guest);
+    }
+    lan::fetch(forward, "tiny");
+}
+
+/// The address that QEMU's DHCP server gives to the machine's first card, and so to dom0.
+const DOM0_ON_LAN: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+
+/// In the house, whatever is outside.
+fn assert_guests_answer_dom0(vm: &mut Vm) {
+    for (guest, address) in [("debian", "192.168.77.10"), ("tiny", "192.168.77.11")] {
+        let page = done(
+            vm,
+            &format!("curl -sm 20 http://{address}/ | grep -c {guest}"),
+        );
+        assert_ne!(page, "0", "{guest} does not answer dom0");
+    }
 }
 
 #[test]
@@ -267,6 +313,34 @@ fn uefi_cd_boots_and_guests_start_without_any_network_card() {
         !boot.saw_in_order(&["A start job is running for", "network"]),
         "the boot waits for a network"
     );
+    let mut vm = boot.vm;
+    login(&mut vm);
+    sudo(&mut vm);
+    assert_guests_answer_dom0(&mut vm);
+    // A card on a cable to a hub with nobody at it: it joins, and the guests stay where they are, without a DHCP server there.
+    for (command, arguments) in [
+        (
+            "netdev_add",
+            json!({"type": "hubport", "id": "net0", "hubid": 0}),
+        ),
+        (
+            "device_add",
+            json!({"driver": "usb-net", "netdev": "net0", "bus": "usb.0"}),
+        ),
+    ] {
+        vm.qmp.execute(command, arguments).unwrap();
+    }
+    lan::until(&mut vm, "ls /sys/class/net/lan0/brif", |ports| {
+        ["en", "vif1.1", "vif2.1"]
+            .iter()
+            .all(|port| ports.contains(port))
+    });
+    assert_guests_answer_dom0(&mut vm);
+    let list = done(
+        &mut vm,
+        "sudo -n guests list | grep -c ' up .* 192.168.77.*  -  '",
+    );
+    assert_eq!(list, "2", "addresses without anybody who gives them");
 }
 
 #[test]
@@ -300,6 +374,27 @@ fn bios_disk_boots_and_uses_two_network_cards_of_different_models() {
         );
         thread::sleep(Duration::from_secs(1));
     }
+    // One of them is in the LAN's bridge; when its cable is out, the other one is.
+    let port = "cd /sys/class/net/lan0/brif && ls -d en*";
+    let first = lan::until(&mut vm, port, |said| said.starts_with("en"));
+    let model = |vm: &mut Vm, card: &str| {
+        let driver = format!("readlink -f /sys/class/net/{card}/device/driver");
+        done(vm, &driver).rsplit('/').next().map(str::to_owned)
+    };
+    let is_first = model(&mut vm, &first).as_deref() == Some("e1000e");
+    let cable = if is_first { "net0" } else { "net1" };
+    vm.qmp.set_link(cable, false).unwrap();
+    let second = lan::until(&mut vm, port, |said| {
+        said.starts_with("en") && said != first && !said.contains('\n')
+    });
+    assert_ne!(
+        model(&mut vm, &second).as_deref() == Some("e1000e"),
+        is_first
+    );
+    // The router behind it answers dom0.
+    sudo(&mut vm);
+    let ping = "sudo -n ping -c 1 -W 5 -I lan0 10.0.2.2 | grep -c ' 0% packet loss'";
+    lan::until(&mut vm, ping, |said| said == "1");
 }
 
 #[test]
