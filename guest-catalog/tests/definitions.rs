@@ -235,7 +235,7 @@ fn every_field_wrong_in_turn() {
         (
             "[source.debian]",
             "[source.debain]",
-            "line 11: `source.debain` is no known key; allowed are `builtin`, `debian`, `image`, `url`; did you mean `debian`?",
+            "line 11: `source.debain` is no known key; allowed are `builtin`, `debian`, `image`, `url`, `oci`; did you mean `debian`?",
         ),
         (
             "[source.debian]",
