@@ -131,8 +131,8 @@ pub fn open_ports(vm: &mut Vm, address: Ipv4Addr, neighbour: Ipv4Addr) -> Vec<u1
         "sudo -n ip link set next0 master lan0 up".to_owned(),
         format!("sudo -n ip -n next address add {neighbour}/24 dev eth0"),
         "sudo -n ip -n next link set eth0 up".to_owned(),
-        // All of a command is one line.
-        format!("echo $'{}' > scan.py", SCAN.replace('\n', "\\n")),
+        // All of a command is one line, for a shell that knows no `$'...'`.
+        format!("printf '%b\\n' '{}' > scan.py", SCAN.replace('\n', "\\n")),
     ] {
         let output = run(vm, &command);
         assert_eq!(output.status, 0, "`{command}`: {}", output.text);
