@@ -262,6 +262,11 @@ fn the_boot_report_is_sent_a_while_after_the_mark_and_stays() {
     let (mut text, mut buf) = (Vec::new(), [0; 4096]);
     let body = loop {
         let got = stream.read(&mut buf).unwrap();
+        if got == 0 && text.is_empty() {
+            // One of the spare connections that are made when a server is first asked: this one was not taken.
+            stream = listener.accept().unwrap().0;
+            continue;
+        }
         assert!(got > 0, "{}", String::from_utf8_lossy(&text));
         text.extend_from_slice(&buf[..got]);
         let text = String::from_utf8_lossy(&text).into_owned();
