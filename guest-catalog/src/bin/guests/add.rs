@@ -37,7 +37,7 @@ pub fn add(house: &House, place: &str) -> Result<Entry, Failure> {
     let staging = house.root().join("var/lib/gasthaus/adding");
     let _held = crate::state::lock_file(&house.run("add.lock"), Duration::ZERO)?;
     let _ = fs::remove_dir_all(&staging); // of one that was broken off
-    fs::create_dir_all(&staging).map_err(failed("prepare", &staging))?;
+    fs::create_dir_all(&staging).map_err(Failure::file("prepare", &staging))?;
     let added = add_in(house, place, &staging);
     let _ = fs::remove_dir_all(&staging);
     let entry = added?;
@@ -52,7 +52,7 @@ fn add_in(house: &House, place: &str, staging: &Path) -> Result<Entry, Failure> 
     let (origin, definition) = origin_of(place);
     let copy = staging.join(DEFINITION);
     bring(&origin, &definition, &copy, MAX_DEFINITION_BYTES)?;
-    let text = fs::read_to_string(&copy).map_err(failed("read", &copy))?;
+    let text = fs::read_to_string(&copy).map_err(Failure::file("read", &copy))?;
     let shown = place.chars().filter(|c| !c.is_control()).take(200);
     let mut guest = Guest::parse(&shown.collect::<String>(), &text)?;
 
@@ -77,9 +77,9 @@ fn add_in(house: &House, place: &str, staging: &Path) -> Result<Entry, Failure> 
         guest: guest.name.to_string(),
         detail: error.to_string(),
     })?;
-    fs::write(&copy, text).map_err(failed("write", &copy))?;
+    fs::write(&copy, text).map_err(Failure::file("write", &copy))?;
     let home = house.folder(&entry);
-    fs::rename(staging, &home).map_err(failed("make", &home))?;
+    fs::rename(staging, &home).map_err(Failure::file("make", &home))?;
     Ok(entry)
 }
 
@@ -105,7 +105,7 @@ fn bring_files(origin: &Origin, guest: &Guest, folder: &Path, free: u64) -> Resu
         if Path::new(file).is_absolute() {
             if !Path::new(file).exists() {
                 let error = io::ErrorKind::NotFound.into();
-                return Err(failed("find", Path::new(file))(error));
+                return Err(Failure::file("find", Path::new(file))(error));
             }
             continue;
         }
@@ -118,7 +118,11 @@ fn bring_files(origin: &Origin, guest: &Guest, folder: &Path, free: u64) -> Resu
         } else {
             bring(origin, file, &to, left)?;
         }
-        left = left.saturating_sub(fs::metadata(&to).map_err(failed("examine", &to))?.len());
+        left = left.saturating_sub(
+            fs::metadata(&to)
+                .map_err(Failure::file("examine", &to))?
+                .len(),
+        );
     }
     Ok(())
 }
@@ -186,21 +190,23 @@ fn bring(origin: &Origin, name: &str, to: &Path, limit: u64) -> Result<(), Failu
     ];
     let purpose = format!("fetch `{address}`");
     program::run(CURL, &arguments, &purpose, FETCH_LIMIT)?;
-    let bytes = fs::metadata(to).map_err(failed("examine", to))?.len();
+    let bytes = fs::metadata(to)
+        .map_err(Failure::file("examine", to))?
+        .len();
     within(bytes, limit, to)
 }
 
 fn copy(from: &Path, to: &Path, limit: u64) -> Result<(), Failure> {
-    let file = File::open(from).map_err(failed("open", from))?;
-    let about = file.metadata().map_err(failed("examine", from))?;
+    let file = File::open(from).map_err(Failure::file("open", from))?;
+    let about = file.metadata().map_err(Failure::file("examine", from))?;
     if !about.is_file() {
         let error = io::Error::other("it is no file");
-        return Err(failed("copy", from)(error));
+        return Err(Failure::file("copy", from)(error));
     }
     within(about.len(), limit, from)?;
-    let mut out = File::create(to).map_err(failed("create", to))?;
+    let mut out = File::create(to).map_err(Failure::file("create", to))?;
     let copied = io::copy(&mut file.take(limit), &mut out).and_then(|_| out.flush());
-    copied.map_err(failed("write", to))
+    copied.map_err(Failure::file("write", to))
 }
 
 fn within(bytes: u64, limit: u64, path: &Path) -> Result<(), Failure> {
@@ -212,15 +218,18 @@ fn within(bytes: u64, limit: u64, path: &Path) -> Result<(), Failure> {
         bytes.div_ceil(1 << 20),
         limit >> 20
     ));
-    Err(failed("keep", path)(error))
+    Err(Failure::file("keep", path)(error))
 }
 
 fn hold_to(guest: &Guest, image: &Path, expected: &str) -> Result<(), Failure> {
-    let mut file = File::open(image).map_err(failed("open", image))?;
+    let mut file = File::open(image).map_err(Failure::file("open", image))?;
     let mut hash = Sha256::new();
     let mut block = vec![0; 1 << 20];
     loop {
-        match file.read(&mut block).map_err(failed("read", image))? {
+        match file
+            .read(&mut block)
+            .map_err(Failure::file("read", image))?
+        {
             0 => break,
             count => hash.update(&block[..count]),
         }
@@ -242,7 +251,7 @@ fn hold_to(guest: &Guest, image: &Path, expected: &str) -> Result<(), Failure> {
 
 fn free_bytes(folder: &Path) -> Result<u64, Failure> {
     let space = rustix::fs::statvfs(folder);
-    let space = space.map_err(|error| failed("examine", folder)(error.into()))?;
+    let space = space.map_err(|error| Failure::file("examine", folder)(error.into()))?;
     Ok(space.f_bavail.saturating_mul(space.f_frsize))
 }
 
@@ -263,15 +272,6 @@ fn serve_leases(house: &House) {
             program::run(NETWORKCTL, &["reload"], "serve the new lease", RELOAD_LIMIT)
     {
         println!("guests: {}", failure.in_one_line());
-    }
-}
-
-fn failed(attempt: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Failure {
-    let path = path.to_owned();
-    move |source| Failure::File {
-        attempt,
-        path,
-        source,
     }
 }
 

@@ -42,11 +42,7 @@ pub fn start_store(house: &House) -> Result<(), Failure> {
     let note = house.run(ENTERED);
     if !note.exists() {
         program::run(XEN_INIT_DOM0, &[], "enter dom0 into Xen's store", LIMIT)?;
-        fs::write(&note, "").map_err(|source| Failure::File {
-            attempt: "write",
-            path: note,
-            source,
-        })?;
+        fs::write(&note, "").map_err(Failure::file("write", &note))?;
     }
     Ok(())
 }
@@ -99,11 +95,7 @@ fn make_folder_of(path: &str) -> Result<(), Failure> {
 }
 
 fn make_folder(path: &Path) -> Result<(), Failure> {
-    fs::create_dir_all(path).map_err(|source| Failure::File {
-        attempt: "make the folder",
-        path: path.to_owned(),
-        source,
-    })
+    fs::create_dir_all(path).map_err(Failure::file("make the folder", path))
 }
 
 fn number_in(pid_file: &str) -> Option<u32> {

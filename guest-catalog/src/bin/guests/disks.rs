@@ -53,18 +53,10 @@ pub fn attach(house: &House, entry: &Entry) -> Result<(), Failure> {
 }
 
 fn create(house: &House, image: &Path, node: &str) -> Result<(), Failure> {
-    let failed = |attempt, path: &Path| {
-        let path = path.to_owned();
-        move |source| Failure::File {
-            attempt,
-            path,
-            source,
-        }
-    };
-    let file = File::open(image).map_err(failed("open disk image", image))?;
+    let file = File::open(image).map_err(Failure::file("open disk image", image))?;
     let sectors = file
         .metadata()
-        .map_err(failed("examine disk image", image))?
+        .map_err(Failure::file("examine disk image", image))?
         .len()
         / SECTOR_BYTES;
     let layer_path = layer_folder(house)?.join(node);
@@ -74,17 +66,17 @@ fn create(house: &House, image: &Path, node: &str) -> Result<(), Failure> {
         .create(true)
         .truncate(true)
         .open(&layer_path)
-        .map_err(failed("create disk layer", &layer_path))?;
+        .map_err(Failure::file("create disk layer", &layer_path))?;
     // Room for every chunk and a little over, so that it cannot run full before memory does; sparse, so it costs
     // only what is written.
     let room = (sectors + sectors / 64 + 1024) * SECTOR_BYTES;
     layer
         .set_len(room)
-        .map_err(failed("size disk layer", &layer_path))?;
-    let origin =
-        loopdev::attach(&file, image, false).map_err(failed("make a loop device of", image))?;
+        .map_err(Failure::file("size disk layer", &layer_path))?;
+    let origin = loopdev::attach(&file, image, false)
+        .map_err(Failure::file("make a loop device of", image))?;
     let store = loopdev::attach(&layer, &layer_path, true)
-        .map_err(failed("make a loop device of", &layer_path))?;
+        .map_err(Failure::file("make a loop device of", &layer_path))?;
     // `N`: the layer need not survive a restart, so no book is kept in it.
     let table = format!(
         "0 {sectors} snapshot {} {} N {CHUNK_SECTORS}",

@@ -1,7 +1,7 @@
 //! What can go wrong in `guests`, with advice where there is some.
 use guest_catalog::{GuestError, Mode};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Why a command of `guests` did not do what it was asked.
@@ -105,6 +105,16 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// What `attempt` on the file `path` failed by, for `map_err`.
+    pub fn file(attempt: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self::File {
+            attempt,
+            path,
+            source,
+        }
+    }
+
     /// What the user can do next, or `None` where there is no honest advice.
     pub fn hint(&self) -> Option<String> {
         match self {

@@ -29,7 +29,7 @@ pub fn save(house: &House, entry: &Entry) -> Result<(Duration, u64), Failure> {
     })?;
     let (path, partial) = (file(house, entry), file(house, entry).with_extension("new"));
     let folder = path.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(folder).map_err(failed("prepare", folder))?;
+    fs::create_dir_all(folder).map_err(Failure::file("prepare", folder))?;
     need_room(folder, entry, domain.memory_mib + MARGIN_MIB)?;
 
     // First the record: the watch must not take the end of the domain for a death.
@@ -44,7 +44,7 @@ pub fn save(house: &House, entry: &Entry) -> Result<(Duration, u64), Failure> {
         &purpose,
         COPY_LIMIT,
     )
-    .and_then(|_| fs::rename(&partial, &path).map_err(failed("keep", &path)));
+    .and_then(|_| fs::rename(&partial, &path).map_err(Failure::file("keep", &path)));
     if let Err(failure) = outcome {
         // `xl` lets the guest go on when it could not save it.
         let _ = fs::remove_file(&partial);
@@ -53,7 +53,9 @@ pub fn save(house: &House, entry: &Entry) -> Result<(Duration, u64), Failure> {
         record.enter(house, name, state, reason)?;
         return Err(failure);
     }
-    let bytes = fs::metadata(&path).map_err(failed("examine", &path))?.len();
+    let bytes = fs::metadata(&path)
+        .map_err(Failure::file("examine", &path))?
+        .len();
     Ok((started.elapsed(), bytes))
 }
 
@@ -87,7 +89,7 @@ pub fn restore(house: &House, entry: &Entry) -> Result<(Duration, Mode), Failure
         let arguments = ["restore", &path.to_string_lossy()];
         program::run(XL, &arguments, &purpose, COPY_LIMIT)?;
         // It runs: what was saved is the past, and a second life from it would destroy the disks of the first.
-        fs::remove_file(&path).map_err(failed("remove", &path))?;
+        fs::remove_file(&path).map_err(Failure::file("remove", &path))?;
     }
     let mode = Starter::new(house, &Xl).start(entry, &|| {})?;
     Ok((started.elapsed(), mode))
@@ -103,7 +105,7 @@ pub fn forget(house: &House, entry: &Entry) -> Result<(), Failure> {
     let path = file(house, entry);
     match fs::remove_file(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(failed("remove", &path)(error))
+            Err(Failure::file("remove", &path)(error))
         }
         _ => Ok(()),
     }
@@ -125,8 +127,8 @@ fn file(house: &House, entry: &Entry) -> PathBuf {
 }
 
 fn need_room(folder: &Path, entry: &Entry, needed_mib: u64) -> Result<(), Failure> {
-    let space =
-        rustix::fs::statvfs(folder).map_err(|error| failed("examine", folder)(error.into()))?;
+    let space = rustix::fs::statvfs(folder)
+        .map_err(|error| Failure::file("examine", folder)(error.into()))?;
     let free_mib = space.f_bavail.saturating_mul(space.f_frsize) >> 20;
     if free_mib >= needed_mib {
         return Ok(());
@@ -137,15 +139,6 @@ fn need_room(folder: &Path, entry: &Entry, needed_mib: u64) -> Result<(), Failur
         needed_mib,
         free_mib,
     })
-}
-
-fn failed(attempt: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Failure {
-    let path = path.to_owned();
-    move |source| Failure::File {
-        attempt,
-        path,
-        source,
-    }
 }
 
 #[cfg(test)]
