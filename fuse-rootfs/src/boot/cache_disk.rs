@@ -27,6 +27,8 @@ const MOST_BYTES: u64 = 16 << 30;
 const STICK: Duration = Duration::from_secs(15);
 /// ... and how long until we believe that there is none.
 const NO_STICK: Duration = Duration::from_secs(3);
+/// How long a disk of the running system may take: when the root streams, the drivers of disks come behind the log-in prompts.
+const DRIVERS: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_millis(100);
 /// How long the kernel may take to show a new partition.
 const NODE: Duration = Duration::from_secs(5);
@@ -128,6 +130,17 @@ pub fn boot_disk(build_id: &str) -> Result<BlockDevice, CacheError> {
                 .collect();
             let disks = names.join(" and ");
             Err(CacheError::Ambiguous { disks, build_id })
+        }
+    }
+}
+
+/// [`boot_disk`], waiting up to [`DRIVERS`] for it.
+fn awaited_boot_disk(build_id: &str) -> Result<BlockDevice, CacheError> {
+    let begun = Instant::now();
+    loop {
+        match boot_disk(build_id) {
+            Err(CacheError::NoDisk { .. }) if begun.elapsed() < DRIVERS => std::thread::sleep(TICK),
+            found => return found,
         }
     }
 }
@@ -383,7 +396,7 @@ pub fn command(words: &[&str]) -> Result<(), String> {
         .build_id
         .ok_or("this system was not started from a medium of ours")?;
     let used = fs::read_to_string(run_dir("cache")).unwrap_or_default();
-    let disk = boot_disk(&build_id).map_err(|error| error.to_string())?;
+    let disk = awaited_boot_disk(&build_id).map_err(|error| error.to_string())?;
     println!(
         "started from `{}`: {} {}",
         disk.node().display(),
