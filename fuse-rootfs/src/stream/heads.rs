@@ -85,7 +85,9 @@ fn ask_one(
             }
             Err(error) => {
                 fetcher.mirrors.failed(mirror, &error);
-                let for_good = matches!(error.kind(), ErrorKind::Bad);
+                // What it is, not what became of it on the way; the way is in the same trouble for everybody.
+                let for_good = matches!(error.kind(), ErrorKind::Bad)
+                    || matches!(error, FetchError::TooLong(_));
                 Err(Refused {
                     cause: error.to_string(),
                     for_good,
@@ -131,7 +133,9 @@ pub(super) fn choose(
                 .saturating_sub(began.elapsed())
                 .min(Duration::from_secs(1)),
         };
-        match answers.recv_timeout(wait) {
+        let answer = answers.recv_timeout(wait);
+        let quiet = answer.is_err();
+        match answer {
             Ok(Answer {
                 mirror,
                 result: Ok((bytes, index)),
@@ -170,7 +174,8 @@ pub(super) fn choose(
             && refused
                 .iter()
                 .all(|problem| problem.as_ref().is_some_and(|p| p.for_good));
-        if hopeless || (best.is_none() && began.elapsed() >= limit) {
+        // What came while this thread was not running counts, too: the time is up when nothing is left to hear.
+        if hopeless || (best.is_none() && quiet && began.elapsed() >= limit) {
             let last = refused
                 .iter()
                 .enumerate()
@@ -189,5 +194,45 @@ pub(super) fn choose(
                     .map_or_else(|| "no answer".into(), |(_, problem)| problem.cause.clone()),
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::mirrors::Mirrors;
+    use crate::stream::source::http::Web;
+
+    #[test]
+    fn a_good_head_that_waits_to_be_heard_beats_the_end_of_patience() {
+        let policy = Policy {
+            give_up: Duration::ZERO,
+            ..Policy::default()
+        };
+        let web = Arc::new(Web::new(&policy, None, None).unwrap());
+        let urls = ["/nowhere".to_owned(), "/elsewhere".to_owned()];
+        let mirrors = Mirrors::new(&urls, &web, &policy).unwrap();
+        let fetcher = Fetcher::start(mirrors, &policy).unwrap();
+        let (sender, receiver) = mpsc::channel();
+        let refused = Err(Refused {
+            cause: "no byte came".into(),
+            for_good: false,
+        });
+        let index = Index {
+            serial: 7,
+            signed_secs: 0,
+            default_system: 0,
+            systems: Vec::new(),
+        };
+        let good = Ok((b"head".to_vec(), index));
+        for (mirror, result) in [(0, refused), (1, good)] {
+            assert!(sender.send(Answer { mirror, result }).is_ok());
+        }
+        let (mirror, bytes, index) =
+            choose(&fetcher, &receiver, &policy, false, &mut |_| {}).unwrap();
+        assert_eq!((mirror, &bytes[..], index.serial), (1, &b"head"[..], 7));
+        let nobody = choose(&fetcher, &receiver, &policy, false, &mut |_| {});
+        assert!(nobody.unwrap_err().to_string().contains("no answer"));
+        fetcher.stop();
     }
 }

@@ -54,6 +54,10 @@ pub struct Policy {
     pub offline_after: Duration,
     /// How long the start waits for the heads of slower mirrors once one is there.
     pub head_grace: Duration,
+    /// How long a reader waits for the header of a bundle that has just begun.
+    pub bundle_header: Duration,
+    /// A bundle that will bring a block within this time is always waited for, four times as long at most.
+    pub bundle_worth: Duration,
     /// Most requests at a time.
     pub connections: usize,
     /// Most requests at a time that no reader waits for.
@@ -86,6 +90,8 @@ impl Default for Policy {
             give_up_wrong: Duration::from_secs(120),
             offline_after: Duration::from_secs(5),
             head_grace: Duration::from_millis(250),
+            bundle_header: Duration::from_millis(1500),
+            bundle_worth: Duration::from_millis(150),
             connections: 64,
             prefetches: 48,
             fills: 4,

@@ -8,7 +8,7 @@ use minisign::KeyPair;
 
 use crate::server::{Fault, Server};
 use crate::store::{Image, Store, content, usual_images, usual_profile};
-use crate::{compare, config, open, wait_until};
+use crate::{compare, config, open, patient, wait_until};
 
 #[test]
 fn ten_thousand_random_reads_by_many_threads() {
@@ -16,7 +16,7 @@ fn ten_thousand_random_reads_by_many_threads() {
     let images = Arc::new(usual_images());
     store.publish("demo", "v1", &images, &usual_profile());
     let server = Server::new(store.path());
-    let image = open(&config(&store, &[server.url()])).unwrap();
+    let image = open(&patient(&store, &[server.url()])).unwrap();
     let threads: Vec<_> = (0..16u64)
         .map(|seed| {
             let (image, images) = (image.clone(), images.clone());
@@ -88,7 +88,7 @@ fn bundles_bring_their_blocks_without_any_chunk() {
     let hot = usual_profile();
     store.publish("demo", "v1", &images, &hot);
     let server = Server::new(store.path());
-    let image = open(&config(&store, &[server.url()])).unwrap();
+    let image = open(&patient(&store, &[server.url()])).unwrap();
     for &(layer, first, blocks) in &hot {
         let (at, length) = (first as usize * 4096, blocks as usize * 4096);
         let got = image.read(usize::from(layer), at as u64, length).unwrap();
@@ -137,7 +137,7 @@ fn the_version_that_was_asked_for() {
     store.publish("demo", "v2", &two, &[]);
     store.publish("other", "w1", &one, &[]);
     let server = Server::new(store.path());
-    let mut config = config(&store, &[server.url()]);
+    let mut config = patient(&store, &[server.url()]);
     compare(&open(&config).unwrap(), 0, &two[0].bytes);
     config.version = Some("v1".into());
     compare(&open(&config).unwrap(), 0, &one[0].bytes);
@@ -188,9 +188,8 @@ fn forged_old_and_foreign_heads_are_refused_each_for_its_reason() {
         (vec![b'x'; 3 << 20], "longer than"),
     ];
     let server = Server::new(store.path());
-    let mut config = config(&store, &[server.url()]);
+    let mut config = patient(&store, &[server.url()]);
     config.min_serial = 2;
-    config.policy.give_up = std::time::Duration::from_secs(3);
     for (head, reason) in cases {
         server.fault("/head", u32::MAX, Fault::Body(head));
         let error = open(&config).unwrap_err().to_string();

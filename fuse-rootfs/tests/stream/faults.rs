@@ -8,7 +8,7 @@ use fuse_rootfs::stream::error::ErrorKind;
 
 use crate::server::{Fault, Server};
 use crate::store::{Image, Store, content, usual_images, usual_profile};
-use crate::{compare, config, open};
+use crate::{compare, config, open, patient};
 
 struct Lab {
     store: Store,
@@ -359,7 +359,7 @@ fn an_old_mirror_does_not_roll_the_system_back() {
     // The newest head wins though it comes a little later.
     lab.server
         .fault("/head", 1, Fault::Late(Duration::from_millis(100)));
-    let image = open(&config(&lab.store, &[behind.url(), lab.server.url()])).unwrap();
+    let image = open(&patient(&lab.store, &[behind.url(), lab.server.url()])).unwrap();
     assert_eq!(image.manifest.version.as_str(), "v2");
     compare(&image, 0, &lab.images[0].bytes);
 }

@@ -35,6 +35,23 @@ pub fn config(store: &store::Store, urls: &[String]) -> Config {
     config
 }
 
+/// The same for tests in which the network has no fault, or one that is no matter of time: however seldom the processor is given
+/// to them, nobody loses patience, so that nothing is asked twice and no reason is overtaken by "no answer".
+pub fn patient(store: &store::Store, urls: &[String]) -> Config {
+    let mut config = config(store, urls);
+    let ages = Duration::from_secs(600);
+    config.policy.stall = ages;
+    config.policy.stall_most = ages;
+    config.policy.connect = ages;
+    config.policy.crawl_window = ages;
+    config.policy.hedge_after = ages;
+    config.policy.head_grace = ages;
+    config.policy.bundle_header = ages;
+    config.policy.bundle_worth = ages;
+    config.policy.give_up = ages;
+    config
+}
+
 /// Opens the version that `config` names.
 pub fn open(config: &Config) -> Result<Arc<Open>, StreamError> {
     let mut say = |_: &str| {};

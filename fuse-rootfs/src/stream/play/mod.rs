@@ -20,10 +20,6 @@ use player::Player;
 const GUESSED_BYTES_PER_SEC: f64 = 1e6;
 /// Bytes that a fetch out of turn moves, with its share of what moves beside it.
 const OUT_OF_TURN_BYTES: f64 = 96_000.0;
-/// A bundle that brings a block within this time is always waited for.
-const WORTH_SECS: f64 = 0.15;
-/// Longest wait for the first bytes of a bundle before its header is known.
-const HEADER_WAIT: Duration = Duration::from_millis(1500);
 
 /// All bundles of an image that are or were coming.
 #[derive(Debug, Default)]
@@ -162,6 +158,7 @@ impl Play {
     ) -> bool {
         let began = Instant::now();
         let (first_byte, rate) = image.fetcher.mirrors.estimate();
+        let policy = image.fetcher.policy();
         loop {
             let seen = *self.steps.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(missing) = image.cache.first_missing(layer, blocks.clone()) else {
@@ -184,14 +181,14 @@ impl Play {
                 .unwrap_or(0);
             let rate = rate.unwrap_or(GUESSED_BYTES_PER_SEC).max(measured as f64);
             let cost = first_byte * trips + OUT_OF_TURN_BYTES / rate;
-            let worth = (cost * 2.0).max(WORTH_SECS);
+            let worth = (cost * 2.0).max(policy.bundle_worth.as_secs_f64());
             match arrival {
                 // It comes as fast as it can, in order, and without a request: worth a little more than a fetch.
                 Some(secs) if secs <= worth && began.elapsed().as_secs_f64() < worth * 4.0 => {}
                 Some(_) => return false,
                 // Nothing is known of a bundle that has just begun.
                 None if coming.iter().any(|track| {
-                    track.header.get().is_none() && track.began.elapsed() < HEADER_WAIT
+                    track.header.get().is_none() && track.began.elapsed() < policy.bundle_header
                 }) => {}
                 None => return false,
             }
