@@ -14,6 +14,9 @@ use crate::format::{
 const FRAME_BLOCKS: u64 = (MAX_FRAME_BYTES / BLOCK_BYTES) as u64;
 /// The first frames are shorter: a boot waits for them while the connection is still slow.
 const FIRST_FRAMES_BLOCKS: [u64; 6] = [4, 4, 8, 16, 16, 32];
+/// Blocks of a profile that are gathered by place (1 MiB): pieces of one file then share a frame and pack together, 1.4 % of a boot's
+/// bytes, and a reader waits a twelfth of a second longer for a block at 100 Mbit/s, at worst.
+const STRETCH_BLOCKS: usize = 256;
 /// Most frames and runs: what the format allows (FORMAT.md §8).
 const MAX_FRAMES: usize = 65_536;
 const MAX_RUNS: usize = 262_144;
@@ -86,6 +89,31 @@ impl Plan {
         self.filled += 1;
         self.seen.insert((layer, block));
         true
+    }
+
+    /// The same with the blocks of each stretch in the order of the images, but for the first frames, which are waited for. A plan
+    /// that was gathered stays as it is.
+    #[must_use]
+    pub fn gathered(self) -> Self {
+        let mut blocks: Vec<(u16, u64)> = self.blocks().collect();
+        let first: u64 = FIRST_FRAMES_BLOCKS.iter().sum();
+        let rest = blocks.get_mut(first as usize..).unwrap_or_default();
+        for stretch in rest.chunks_mut(STRETCH_BLOCKS) {
+            stretch.sort_unstable();
+        }
+        let mut seen = self.seen;
+        for block in &blocks {
+            seen.remove(block);
+        }
+        let mut gathered = Self {
+            seen,
+            ..Self::default()
+        };
+        // A plan that was full has more room now: it needs fewer runs.
+        for (layer, block) in blocks {
+            gathered.push(layer, block);
+        }
+        gathered
     }
 
     /// Whether the bundle with this header has the same blocks in the same order and frames.
@@ -215,4 +243,36 @@ fn read_runs(
             .map_err(PublishError::io("read", *path))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stretches_are_gathered_behind_the_first_frames_and_stay_so() {
+        let first: u64 = FIRST_FRAMES_BLOCKS.iter().sum();
+        let mut left_out = Plan::default();
+        left_out.push(0, 5);
+        let mut plan = Plan::without(&left_out);
+        // Backwards, two layers in turns: no two blocks in a row lie side by side.
+        let all = first + STRETCH_BLOCKS as u64 + 10;
+        for at in (0..all).rev() {
+            assert!(plan.push((at % 2) as u16, 1000 + at / 2));
+        }
+        let before: Vec<_> = plan.blocks().collect();
+        let plan = plan.gathered();
+        let after: Vec<_> = plan.blocks().collect();
+        let (head, rest) = after.split_at(first as usize);
+        assert_eq!(head, &before[..first as usize]);
+        let (stretch, last) = rest.split_at(STRETCH_BLOCKS);
+        assert!(stretch.is_sorted() && last.is_sorted());
+        let sorted = |mut blocks: Vec<_>| {
+            blocks.sort_unstable();
+            blocks
+        };
+        assert_eq!(sorted(after.clone()), sorted(before));
+        assert!(plan.has(0, 5), "what was left out stays left out");
+        assert_eq!(plan.gathered().blocks().collect::<Vec<_>>(), after);
+    }
 }

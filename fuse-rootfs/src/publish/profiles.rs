@@ -441,7 +441,7 @@ fn build_all(
                 break;
             }
         }
-        let kind = BundleKind::Profile;
+        let (plan, kind) = (plan.gathered(), BundleKind::Profile);
         bundles.push(match before.bundle(name, kind, &plan) {
             Some(bundle) => bundle,
             None => bundles::build(

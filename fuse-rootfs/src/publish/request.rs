@@ -462,7 +462,7 @@ fn make_bundles(
             (true, true) => continue,
             (false, _) => {}
         }
-        let packing = small(request.packing);
+        let (plan, packing) = (plan.gathered(), small(request.packing));
         bundles.push(build(name.clone(), BundleKind::Profile, &plan, packing)?);
     }
     bundles.sort_by(|a, b| a.stated.name.cmp(&b.stated.name));

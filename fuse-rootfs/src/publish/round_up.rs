@@ -8,8 +8,8 @@ use super::bundles::Plan;
 use super::erofs::Extent;
 use crate::format::BLOCK_BYTES;
 
-/// Longest hole that is filled (32 KiB), in blocks.
-const HOLE_BLOCKS: u64 = 8;
+/// Longest hole that is filled (16 KiB, which the client's mounts read ahead until the house is ready), in blocks.
+const HOLE_BLOCKS: u64 = 4;
 /// Of a piece of a file of which so many parts of ten were read, the rest belongs to it as well.
 const MOSTLY_READ: u64 = 7;
 
@@ -70,14 +70,14 @@ mod tests {
 
     #[test]
     fn small_holes_are_filled_behind_what_was_read() {
-        // The hole of 8, and the 4 up to the end; not the 9, nor what lies before by more.
-        let found = rounded(&[130, 121, 140], &[(100, 145)]);
-        let mut expected = vec![130, 121, 140];
-        expected.extend(122..130);
-        expected.extend(141..145);
+        // The hole of 4, and the 4 up to the end; not the 5, nor what lies before by more.
+        let found = rounded(&[130, 125, 136], &[(100, 141)]);
+        let mut expected = vec![130, 125, 136];
+        expected.extend(126..130);
+        expected.extend(137..141);
         assert_eq!(found[..3], expected[..3]);
         assert!(
-            found[3..].iter().all(|block| !(131..140).contains(block)),
+            found[3..].iter().all(|block| !(131..136).contains(block)),
             "{found:?}"
         );
         assert_eq!(found, expected);
