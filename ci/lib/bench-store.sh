@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
 # ci/bench store: what publishing costs, next to casync (Debian's package) on the same image in the same run, both at zstd-3.
-# One thread each, into fresh stores; then an update of eight packages into the same stores. ROUNDS (5) times, in turns; each row is
-# the round that took the least processor time, since others' work on the machine only ever adds to it.
+# One thread each, into fresh stores; then an update of eight packages into the same stores; then the whole way, from a folder of files
+# to a store. ROUNDS (5) times, in turns; each row is the round that took the least processor time, since others' work on the machine
+# only ever adds to it. Stores are removed at the end, not between rounds: ext4 looks at each inode that was freed within a minute when
+# it wants a free one, which is a third of a second for whoever makes files then.
 #
 # What each does: casync rolls a hash over the image, cuts at 64 KiB on average, names chunks by SHA-512/256, packs them by zstd 3 and
 # takes for good what is there. We follow the files of the EROFS image, cut at 128 KiB at most, take SHA-256 of chunks and of the whole
 # image, pack by zstd 3, unpack and compare what is there, write pages, a bundle of metadata, a manifest and a signature, and sync.
+# From a folder, casync makes an archive of its own that can be read as a whole only; we make a file system first (mkfs.erofs, counted).
 #
 # desync is compared too where it is installed. LEVEL=N publishes with another level; IMAGE=file with another image (no update).
 set -euo pipefail
@@ -60,20 +63,31 @@ if [ -z "${IMAGE:-}" ] && [ ! -e "$update" ]; then
   pack 1700000001 "$update" "$dir/tree"
 fi
 
-rm -rf "$dir"/k.* "$dir"/*.tsv "$dir"/*.counts
+rm -rf "$dir"/k.* "$dir"/*.tsv "$dir"/*.counts "$dir"/stores.*
 "$gasthaus" --quiet key new "$dir/k.key" --no-password >/dev/null
-cat "$base" >/dev/null # everyone finds it in the page cache
-ours() { "$helper" meter "$dir/$1.tsv" ours - "$gasthaus" --quiet publish "$2" --to "$dir/ours" --key "$dir/k.key" --jobs 1 --level "${LEVEL:-3}" >/dev/null 2>&1; }
-casync() { "$helper" meter "$dir/$1.tsv" casync - casync make --compression=zstd --store="$dir/casync" "$dir/$1.caibx" "$2" >/dev/null 2>&1; }
-desync() { "$helper" meter "$dir/$1.tsv" desync - desync make -n 1 -s "$dir/desync" "$dir/$1.desync.caibx" "$2" >/dev/null 2>&1; }
+find "$base" "$dir/tree" -type f -exec cat {} + >/dev/null 2>&1 || true # everyone finds it in the page cache
+export SOURCE_DATE_EPOCH=1700000001
+metered() { "$helper" meter "$dir/$1.tsv" "$2" - "${@:3}" >/dev/null 2>&1; } # metered STAGE TOOL COMMAND…
+ours() { metered "$1" ours "$gasthaus" --quiet publish "$2" --system bench --to "$3" --key "$dir/k.key" --jobs 1 --level "${LEVEL:-3}"; }
+casync() {
+  local index=caibx
+  [ ! -d "$2" ] || index=caidx
+  metered "$1" casync casync make --compression=zstd --store="$3" "$dir/$1.$index" "$2"
+}
+desync() {
+  local what=(make -n 1 -s "$3" "$dir/$1.desync.caibx" "$2")
+  [ ! -d "$2" ] || what=(tar -i -n 1 -s "$3" "$dir/$1.desync.caidx" "$2")
+  metered "$1" desync desync "${what[@]}"
+}
 who="casync ours"
 ! type -P desync >/dev/null || who="casync desync ours"
 
-publish() { # publish STAGE IMAGE: by everyone; notes objects and bytes of each store then
+publish() { # publish STAGE IMAGE|FOLDER STORES: by everyone; notes objects and bytes of each store then
   local tool
   for tool in $who; do
-    sync && "$tool" "$1" "$2"
-    find "$dir/$tool" -type f -printf '%s\n' | awk '{ sum += $1 } END { printf "%d %.0f\n", NR, sum }' >"$dir/$tool.$1.counts"
+    mkdir -p "$3/desync"
+    sync && "$tool" "$1" "$2" "$3/$tool"
+    find "$3/$tool" -type f -printf '%s\n' | awk '{ sum += $1 } END { printf "%d %.0f\n", NR, sum }' >"$dir/$tool.$1.counts"
   done
 }
 report() { # report STAGE IMAGE [STAGE BEFORE]: the best round of each, and what its store grew by
@@ -89,12 +103,14 @@ report() { # report STAGE IMAGE [STAGE BEFORE]: the best round of each, and what
   done
 }
 
-for _ in $(seq "${ROUNDS:-5}"); do
-  rm -rf "$dir"/{ours,casync,desync}
-  mkdir "$dir/desync"
-  publish first "$base"
-  [ ! -e "$update" ] || [ -n "${IMAGE:-}" ] || publish second "$update"
+with_update=
+[ ! -e "$update" ] || [ -n "${IMAGE:-}" ] || with_update=yes
+for round in $(seq "${ROUNDS:-5}"); do
+  publish first "$base" "$dir/stores.$round"
+  [ -z "$with_update" ] || publish second "$update" "$dir/stores.$round"
+  [ -z "$with_update" ] || publish tree "$dir/tree" "$dir/stores.$round/tree"
 done
+rm -rf "$dir"/stores.*
 echo "A base system of $(($(stat -c %s "$base") / 1000000)) MB, new store:"
 echo
 report first "$base"
@@ -103,4 +119,8 @@ if [ -e "$dir/second.tsv" ]; then
   echo "Eight packages updated:"
   echo
   report second "$update" first
+  echo
+  echo "The updated tree, from its folder of files to a new store:"
+  echo
+  report tree "$update"
 fi
