@@ -104,8 +104,9 @@ pub fn encode_superblock(layout: Layout) -> [u8; BLOCK as usize] {
 #[must_use]
 pub fn decode_superblock(bytes: &[u8]) -> Option<Layout> {
     let covered = bytes.get(..64)?;
-    let whole =
-        covered.starts_with(&MAGIC) && bytes.get(64..96)? == Sha256::digest(covered).as_slice();
+    let whole = covered.starts_with(&MAGIC)
+        && covered[20..].iter().all(|byte| *byte == 0)
+        && bytes.get(64..96)? == Sha256::digest(covered).as_slice();
     let slots = u32::from_le_bytes(*covered.get(16..20)?.first_chunk()?);
     let layout = Layout::with(slots).filter(|_| whole)?;
     (layout.end() <= MOST_BYTES + (2 << 20)).then_some(layout)
