@@ -13,6 +13,7 @@
 //! | `cache-dir`, `cache-mib` | folder for decoded blocks, and most bytes in it; all that the file system has, but for a twentieth |
 //! | `cache-dev` | partition or file with the cache's container, instead of a folder |
 //! | `fill` | `idle`, `off`, or bytes per second; `idle` with a folder or a container, `off` without |
+//! | `head-file` | the store's head as `--list` has just fetched it, which the daemon takes once instead of asking the only mirror again |
 //! | `min-serial` | refuse stores whose serial is less |
 //! | `stall-secs` | how long a read may wait for the network before it fails; a day |
 //! | `stall-ms` | silence after which an attempt is given up; 2000 |
@@ -69,6 +70,8 @@ pub struct Config {
     pub cache_mib: Option<u64>,
     /// Background fill.
     pub fill: Option<Fill>,
+    /// The head, from the list to the daemon.
+    pub head_file: Option<PathBuf>,
     /// Least serial accepted.
     pub min_serial: u64,
     /// Time limits.
@@ -93,13 +96,14 @@ impl Default for Config {
             cache_dev: None,
             cache_mib: None,
             fill: None,
+            head_file: None,
             min_serial: 0,
             policy: Policy::default(),
         }
     }
 }
 
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 19] = [
     "url",
     "key",
     "system",
@@ -113,6 +117,7 @@ const KEYS: [&str; 18] = [
     "cache-dev",
     "cache-mib",
     "fill",
+    "head-file",
     "min-serial",
     "stall-secs",
     "stall-ms",
@@ -210,6 +215,7 @@ impl Config {
                     })?),
                 });
             }
+            "head-file" => self.head_file = Some(value.into()),
             "min-serial" => self.min_serial = number(0, u64::MAX)?,
             "stall-secs" => {
                 self.policy.give_up = Duration::from_secs(number(1, 10 * 365 * 86_400)?)

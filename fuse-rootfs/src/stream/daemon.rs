@@ -191,7 +191,8 @@ fn serve_or_list(options: &Options, is_root: bool) -> Result<(), StreamError> {
     }
     let mut say = |text: &str| tell(&format!("progress {}", text.replace(['\n', '\r'], " ")));
     let Some(dir) = &options.dir else {
-        return list(&config, &mut say);
+        let head = config.head_file.take();
+        return list(&config, head.as_deref(), &mut say);
     };
     let serving = serve(&config, dir, &mut say)?;
     let image = &serving.image;
@@ -207,8 +208,15 @@ fn serve_or_list(options: &Options, is_root: bool) -> Result<(), StreamError> {
     serving.until_unmounted()
 }
 
-fn list(config: &Config, say: &mut dyn FnMut(&str)) -> Result<(), StreamError> {
+fn list(
+    config: &Config,
+    head: Option<&Path>,
+    say: &mut dyn FnMut(&str),
+) -> Result<(), StreamError> {
     let store = Store::open(config, say)?;
+    if let Some(path) = head {
+        store.hand_over(path);
+    }
     let chosen = store
         .index
         .system(config.system.as_deref())

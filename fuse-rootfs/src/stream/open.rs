@@ -1,5 +1,8 @@
 //! Opening a store: heads of all mirrors at once, the newest good one, the version that is wanted, its manifest, its bundles.
 
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +16,9 @@ use super::image::Image;
 use super::mirrors::Mirrors;
 use super::source::http::Web;
 use crate::boot::log;
-use crate::format::{BundleKind, Head, Index, Manifest, ObjectKind, System, VerifyKey, Version};
+use crate::format::{
+    BundleKind, Head, Index, MAX_HEAD_BYTES, Manifest, ObjectKind, System, VerifyKey, Version,
+};
 
 /// Part of the machine's RAM for decoded blocks when nobody says.
 const RAM_PART: u64 = 4;
@@ -22,11 +27,27 @@ const RAM_GUESS_BYTES: u64 = 256 << 20;
 /// How long [`Store::open`] waits for a folder that a dying daemon still holds.
 const FOLDER_WAIT: Duration = Duration::from_secs(2);
 
+/// The head that a list has fetched a moment ago, once: a request and a round trip less. Of several mirrors each is asked anew,
+/// to know the quickest. It is verified like any other.
+fn handed_over(config: &Config) -> Option<Vec<u8>> {
+    let path = config
+        .head_file
+        .as_ref()
+        .filter(|_| config.urls.len() == 1)?;
+    let mut bytes = Vec::new();
+    let most = u64::from(MAX_HEAD_BYTES) + 1;
+    let read = File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes));
+    let _ = fs::remove_file(path); // a second try asks
+    read.ok().map(|_| bytes)
+}
+
 /// An open store: its index is verified.
 #[derive(Debug)]
 pub struct Store {
     /// What it offers.
     pub index: Index,
+    /// The head, as it came.
+    pub head: Vec<u8>,
     /// The mirror the index came from, or the cache's folder.
     pub source: String,
     /// Whether the index came from the cache, because no mirror was there.
@@ -87,36 +108,54 @@ impl Store {
             index.serial.max(config.min_serial)
         });
 
-        let answers = ask_all(&fetcher, &Arc::new(keys), least);
-        let (bytes, index, source, offline) =
-            match choose(&fetcher, &answers, &policy, kept.is_some(), say) {
-                Ok((mirror, bytes, index)) => {
-                    (bytes, index, fetcher.mirrors.get(mirror).url.clone(), false)
+        let handed = handed_over(config).and_then(|bytes| {
+            Head::open(&bytes, &keys, least)
+                .ok()
+                .map(|index| (0, bytes, index))
+        });
+        let heard = match handed {
+            Some(heard) => Ok(heard),
+            None => {
+                let answers = ask_all(&fetcher, &Arc::new(keys), least);
+                choose(&fetcher, &answers, &policy, kept.is_some(), say)
+            }
+        };
+        let (bytes, index, source, offline) = match heard {
+            Ok((mirror, bytes, index)) => {
+                (bytes, index, fetcher.mirrors.get(mirror).url.clone(), false)
+            }
+            Err(error) => match kept {
+                Some((bytes, index)) => {
+                    log::warn(format!(
+                        "no mirror can be used ({error}); starting from the cache"
+                    ));
+                    say("no mirror answers; starting from the cache");
+                    (bytes, index, "cache".to_owned(), true)
                 }
-                Err(error) => match kept {
-                    Some((bytes, index)) => {
-                        log::warn(format!(
-                            "no mirror can be used ({error}); starting from the cache"
-                        ));
-                        say("no mirror answers; starting from the cache");
-                        (bytes, index, "cache".to_owned(), true)
-                    }
-                    None => {
-                        fetcher.stop();
-                        return Err(error);
-                    }
-                },
-            };
+                None => {
+                    fetcher.stop();
+                    return Err(error);
+                }
+            },
+        };
         if let Some(folder) = &folder {
             folder.keep_head(&bytes);
         }
         Ok(Self {
             index,
+            head: bytes,
             source,
             offline,
             fetcher,
             folder,
         })
+    }
+
+    /// Leaves the head for [`handed_over`]. What cannot be left is asked for again.
+    pub fn hand_over(&self, path: &Path) {
+        if !self.offline {
+            let _ = fs::write(path, &self.head);
+        }
     }
 
     /// The system and version that `config` wants.

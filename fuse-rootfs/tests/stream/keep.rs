@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use fuse_rootfs::stream::cache::container;
 use fuse_rootfs::stream::config::Config;
+use minisign::KeyPair;
 
 use crate::server::{Fault, Server};
 use crate::store::{Image, Store, content, usual_images, usual_profile};
-use crate::{compare, config, open, wait_until};
+use crate::{Client, compare, config, open, patient, wait_until};
 
 fn with_folder(mut config: Config, dir: &std::path::Path) -> Config {
     config.cache_dir = Some(dir.into());
@@ -49,6 +50,47 @@ fn warm_starts_fetch_the_head_alone_and_offline_starts_nothing() {
     for (layer, expected) in images.iter().enumerate() {
         compare(&image, layer, &expected.bytes);
     }
+}
+
+/// `--list` leaves the head that it fetched, and the daemon takes it once: one mirror is not asked twice, several are.
+#[test]
+fn a_head_is_handed_over_once_and_verified() {
+    let mut store = Store::new();
+    let images = [Image {
+        name: "base",
+        bytes: content(5, 100_000),
+        stacked: true,
+    }];
+    store.publish("demo", "v1", &images, &[]);
+    let server = Server::new(store.path());
+    let mut config = patient(&store, &[server.url()]);
+    let dir = tempfile::tempdir().unwrap();
+    let head = dir.path().join("head");
+    let heads = || server.requests("/head");
+    let list = Client::open(&config, &mut |_| {}).unwrap();
+    list.hand_over(&head);
+    list.fetcher.stop();
+    assert_eq!(heads(), 1, "{:?}", server.log());
+
+    config.head_file = Some(head.clone());
+    compare(&open(&config).unwrap(), 0, &images[0].bytes);
+    assert_eq!((heads(), head.exists()), (1, false));
+    compare(&open(&config).unwrap(), 0, &images[0].bytes);
+    assert_eq!(heads(), 2, "a second try asks");
+
+    let stranger = KeyPair::generate_unencrypted_keypair().unwrap();
+    for bad in [store.head_signed_by(&stranger, 9), b"no head".to_vec()] {
+        fs::write(&head, bad).unwrap();
+        let before = heads();
+        compare(&open(&config).unwrap(), 0, &images[0].bytes);
+        assert_eq!(heads(), before + 1, "what is forged is not taken");
+    }
+    let other = Server::new(store.path());
+    config.urls.push(other.url());
+    list.hand_over(&head);
+    let before = heads();
+    compare(&open(&config).unwrap(), 0, &images[0].bytes);
+    assert_eq!(heads(), before + 1, "which is the quickest is not known");
 }
 
 /// The same in the container of the partition `gasthaus-cache`, which `/init` gives the daemon as `cache-dev`.

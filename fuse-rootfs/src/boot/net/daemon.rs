@@ -174,7 +174,8 @@ pub fn write_settings(
         let _ = file.take(MAX_SETTINGS_BYTES).read_to_end(&mut own); // what could be read is used
     }
     let path = run_dir("stream.conf");
-    let text = settings(params, &String::from_utf8_lossy(&own), choice, cache);
+    let mut text = settings(params, &String::from_utf8_lossy(&own), choice, cache);
+    let _ = writeln!(text, "head-file={}", run_dir("head").display()); // a String takes every write
     fs::write(&path, text).map_err(|source| BootError::File {
         action: "write",
         path: path.clone(),
