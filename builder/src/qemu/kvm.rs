@@ -3,8 +3,11 @@
 //! So a machine of one sector is booted, through the very program, machine type and processor model that will be
 //! used: the firmware starts in real mode, switches modes, reads the disk, and the sector writes to a debug port that
 //! makes QEMU end with a status nothing else gives. Where KVM works this takes a fraction of a second.
+//!
+//! Before that the processor must have virtualisation extensions. A host kernel can offer KVM without (by paravirtualisation, as some
+//! clouds do): the sector runs there, and Xen or Linux stops at the first instruction that the host does not interpret.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -31,6 +34,12 @@ const STATUS: i32 = 0x21;
 /// What was found instead, in words that continue "KVM does not work here: …".
 pub fn probe(qemu: &Path) -> Result<(), String> {
     match OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+        Ok(_) if !fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| has_extensions(&text)) => {
+            Err(
+                "the processor has neither `vmx` nor `svm`; KVM without them runs no whole system"
+                    .into(),
+            )
+        }
         Ok(_) => boots(qemu, Accelerator::Kvm, LIMIT),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err("there is no /dev/kvm".into()),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -38,6 +47,15 @@ pub fn probe(qemu: &Path) -> Result<(), String> {
         }
         Err(error) => Err(format!("/dev/kvm cannot be opened: {error}")),
     }
+}
+
+/// Whether a processor of `/proc/cpuinfo` has Intel's or AMD's virtualisation extensions.
+fn has_extensions(cpuinfo: &str) -> bool {
+    let mut flags = cpuinfo.lines().filter(|line| line.starts_with("flags"));
+    flags.any(|line| {
+        line.split_whitespace()
+            .any(|flag| matches!(flag, "vmx" | "svm"))
+    })
 }
 
 /// Boots the one sector.
@@ -140,6 +158,18 @@ mod tests {
             boots(&qemu, Accelerator::Tcg, Duration::from_secs(60)),
             Ok(())
         );
+    }
+
+    #[test]
+    fn extensions_are_found_by_their_names() {
+        assert!(has_extensions(
+            "processor\t: 0\nflags\t\t: fpu vme svm lm\n"
+        ));
+        assert!(has_extensions("flags\t\t: fpu vmx\nvmx flags\t: vnmi\n"));
+        assert!(!has_extensions(
+            "model name\t: svm vmx\nflags\t\t: fpu lm svm_lock\nvmx flags\t: vnmi\n"
+        ));
+        assert!(!has_extensions(""));
     }
 
     #[test]
