@@ -11,7 +11,6 @@ dir=$(realpath "$BENCH_DIR")
 built() { cargo build --release "$@" --message-format json-render-diagnostics | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1; }
 gasthaus=$(built --workspace --bin gasthaus)
 helper=$(built -p boot-tests --bin bench-helper)
-bench=$(built -p boot-tests --bin bench-guests)
 
 names=() files=()
 for number in 1 2 3 4 5 6 7 8 9 10; do
@@ -35,7 +34,7 @@ for hypervisor in $(sed -n 's/^flavours = \[\(.*\)\]/\1/p' "$dir/ten.toml" | tr 
   cp "$dir/out/ten.iso" "$dir/$hypervisor.iso"
   "$helper" overwrite "$dir/$hypervisor.iso" /boot/grub/grub.cfg "$dir/$hypervisor.cfg"
   for _ in $(seq "${RUNS:-1}"); do
-    "$bench" "$rows" "$hypervisor" "$dir/$hypervisor.iso" "$hypervisor" "$(list "${names[@]}")"
+    "$helper" guests "$rows" "$hypervisor" "$dir/$hypervisor.iso" "$hypervisor" "$(list "${names[@]}")"
   done
 done
-"$bench" table "$rows"
+"$helper" table "$rows" "$(head -1 "$rows" | cut -f1)"

@@ -191,6 +191,7 @@ fn serve_or_list(options: &Options, is_root: bool) -> Result<(), StreamError> {
     }
     let mut say = |text: &str| tell(&format!("progress {}", text.replace(['\n', '\r'], " ")));
     let Some(dir) = &options.dir else {
+        // The list leaves the head there, and takes none: it asks.
         let head = config.head_file.take();
         return list(&config, head.as_deref(), &mut say);
     };

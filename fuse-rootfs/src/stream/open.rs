@@ -46,8 +46,7 @@ fn handed_over(config: &Config) -> Option<Vec<u8>> {
 pub struct Store {
     /// What it offers.
     pub index: Index,
-    /// The head, as it came.
-    pub head: Vec<u8>,
+    head: Vec<u8>,
     /// The mirror the index came from, or the cache's folder.
     pub source: String,
     /// Whether the index came from the cache, because no mirror was there.

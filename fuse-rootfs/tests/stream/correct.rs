@@ -7,7 +7,7 @@ use fuse_rootfs::format::ObjectKind;
 use minisign::KeyPair;
 
 use crate::server::{Fault, Server};
-use crate::store::{Image, Store, content, usual_images, usual_profile};
+use crate::store::{Image, Store, content, small_image, usual_images, usual_profile};
 use crate::{compare, config, open, patient, wait_until};
 
 #[test]
@@ -158,11 +158,7 @@ fn the_version_that_was_asked_for() {
 #[test]
 fn forged_old_and_foreign_heads_are_refused_each_for_its_reason() {
     let mut store = Store::new();
-    let images = [Image {
-        name: "base",
-        bytes: content(5, 100_000),
-        stacked: true,
-    }];
+    let images = [small_image()];
     store.publish("demo", "v1", &images, &[]);
     let old = std::fs::read(store.path().join("head")).unwrap();
     store.publish("demo", "v2", &images, &[]);

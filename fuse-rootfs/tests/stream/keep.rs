@@ -9,7 +9,7 @@ use fuse_rootfs::stream::config::Config;
 use minisign::KeyPair;
 
 use crate::server::{Fault, Server};
-use crate::store::{Image, Store, content, usual_images, usual_profile};
+use crate::store::{Store, small_image, usual_images, usual_profile};
 use crate::{Client, compare, config, open, patient, wait_until};
 
 fn with_folder(mut config: Config, dir: &std::path::Path) -> Config {
@@ -56,11 +56,7 @@ fn warm_starts_fetch_the_head_alone_and_offline_starts_nothing() {
 #[test]
 fn a_head_is_handed_over_once_and_verified() {
     let mut store = Store::new();
-    let images = [Image {
-        name: "base",
-        bytes: content(5, 100_000),
-        stacked: true,
-    }];
+    let images = [small_image()];
     store.publish("demo", "v1", &images, &[]);
     let server = Server::new(store.path());
     let mut config = patient(&store, &[server.url()]);
@@ -208,11 +204,7 @@ fn damage_in_the_folder_is_found_and_fetched_again() {
 #[test]
 fn the_folder_remembers_the_serial() {
     let mut store = Store::new();
-    let images = [Image {
-        name: "base",
-        bytes: content(5, 100_000),
-        stacked: true,
-    }];
+    let images = [small_image()];
     store.publish("demo", "v1", &images, &[]);
     let old = fs::read(store.path().join("head")).unwrap();
     store.publish("demo", "v2", &images, &[]);

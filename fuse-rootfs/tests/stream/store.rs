@@ -285,6 +285,15 @@ impl Store {
     }
 }
 
+/// One layer that is no file system.
+pub fn small_image() -> Image {
+    Image {
+        name: "base",
+        bytes: content(5, 100_000),
+        stacked: true,
+    }
+}
+
 /// The usual version of the tests: a large stacked layer, a small one, a disk that ends inside a block.
 pub fn usual_images() -> Vec<Image> {
     vec![

@@ -5,10 +5,13 @@
 //!   system, children included), the largest process's peak memory in MiB, the size of the file SIZED in MB (`-`: none).
 //! - `boot FILE LABEL bios|uefi IMAGE MARK` boots IMAGE as a CD and appends a row: label, seconds from power-on to MARK,
 //!   the emulator's processor seconds until then.
+//! - `guests FILE LABEL IMAGE HYPERVISOR GUESTS`: see [`guests`].
 //! - `overwrite IMAGE PATH FILE` puts FILE's text in place of what PATH on the ISO holds; it must not be longer.
 //! - `packages MANIFEST SET` prints the names of the Debian packages in a set of a manifest's inputs.
 //! - `table FILE BASE…` prints FILE: rows of equal label become their median, and the ratio of each is to the last BASE at
 //!   or before its place, so that every row is compared with what stands above it.
+
+mod guests;
 
 use std::{
     collections::BTreeSet,
@@ -22,7 +25,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use boot_tests::{BootEnd, Firmware, Medium, Qemu};
+use boot_tests::{Boot, BootEnd, Firmware, Medium, Qemu};
 use nix::sys::{
     resource::{UsageWho, getrusage},
     time::TimeVal,
@@ -30,6 +33,7 @@ use nix::sys::{
 
 const BOOT_LIMIT: Duration = Duration::from_secs(600);
 const USAGE: &str = "usage: bench-helper meter FILE LABEL SIZED COMMAND… | boot FILE LABEL bios|uefi IMAGE MARK | \
+                     guests FILE LABEL IMAGE HYPERVISOR GUESTS | \
                      overwrite IMAGE PATH FILE | packages MANIFEST SET | table FILE BASE…";
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -52,6 +56,9 @@ fn run() -> Outcome {
             meter(file, label, sized, program, rest)
         }
         ["boot", file, label, firmware, image, mark] => boot(file, label, firmware, image, mark),
+        ["guests", file, label, image, hypervisor, names] => {
+            guests::measure(file, label, image, hypervisor, names)
+        }
         ["overwrite", image, path, file] => {
             boot_tests::artifacts::overwrite(Path::new(image), path, &fs::read(file)?)
                 .map_err(Into::into)
@@ -104,6 +111,16 @@ fn boot(file: &str, label: &str, firmware: &str, image: &str, mark: &str) -> Out
     let qemu = Qemu::new(&name, firmware)
         .medium(Medium::Cd, Path::new(image))
         .nic("virtio-net-pci");
+    let boot = boot_to(mark, label, qemu)?;
+    let processor = boot.vm.processor_secs();
+    append(
+        file,
+        &format!("{label}\t{:.1}\t{processor:.1}", boot.took.as_secs_f64()),
+    )
+}
+
+/// Boots until `mark` is on the console.
+fn boot_to(mark: &str, label: &str, qemu: Qemu) -> Result<Boot, Box<dyn Error>> {
     let boot = qemu.run_until(mark, BOOT_LIMIT)?;
     if boot.end != BootEnd::MarkSeen {
         return Err(format!(
@@ -113,11 +130,7 @@ fn boot(file: &str, label: &str, firmware: &str, image: &str, mark: &str) -> Out
         )
         .into());
     }
-    let processor = boot.vm.processor_secs();
-    append(
-        file,
-        &format!("{label}\t{:.1}\t{processor:.1}", boot.took.as_secs_f64()),
-    )
+    Ok(boot)
 }
 
 fn packages(manifest: &str, set: &str) -> Outcome {
@@ -147,10 +160,10 @@ fn packages(manifest: &str, set: &str) -> Outcome {
 
 /// The names of the columns of a row with so many numbers.
 fn columns(numbers: usize) -> &'static [&'static str] {
-    if numbers == 2 {
-        &["seconds", "CPU s"]
-    } else {
-        &["wall s", "CPU s", "peak MiB", "size MB"]
+    match numbers {
+        2 => &["seconds", "CPU s"],
+        3 => &["all up s", "one more s", "MiB each"],
+        _ => &["wall s", "CPU s", "peak MiB", "size MB"],
     }
 }
 
