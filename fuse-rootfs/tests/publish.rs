@@ -517,35 +517,36 @@ fn profiles_come_and_go_after_a_publish() {
     let serial = house.index().serial;
     let add = change(
         vec![
-            (name("ready"), trace("base 6 3\nbase 0 4").into()),
-            (name("desktop"), trace("base 3 1").into()),
+            (name("ready"), trace("base 6 3\nbase 1 5").into()),
+            (name("desktop"), trace("base 5 1").into()),
         ],
         vec![],
     );
     let changed = apply(&add).unwrap();
     assert!(changed.serial > serial && !changed.unchanged);
     assert_eq!(
-        profile_blocks(&house, "v1", "ready")[..4],
-        [(0, 6), (0, 7), (0, 8), (0, 3)]
+        profile_blocks(&house, "v1", "ready")[..5],
+        [(0, 6), (0, 7), (0, 8), (0, 4), (0, 5)],
+        "the first four come with the metadata"
     );
     assert_eq!(
-        profile_blocks(&house, "v1", "ready")[4..],
-        [(0, 4), (0, 5), (0, 9), (0, 10), (0, 11)],
-        "the small holes of the file"
+        profile_blocks(&house, "v1", "ready")[5..],
+        [(0, 9), (0, 10), (0, 11)],
+        "the rest of the file"
     );
     let listed: Vec<_> = changed
         .profiles
         .iter()
         .map(|p| (p.name.as_str(), p.blocks))
         .collect();
-    assert_eq!(listed, [("desktop", 1), ("ready", 9)]);
+    assert_eq!(listed, [("desktop", 2), ("ready", 8)]);
     house.is_good();
     assert!(apply(&add).unwrap().unchanged);
     let store = house.store();
     let by_files = publish::export_profile(&store, &house.index(), None, "v1", "ready").unwrap();
     assert_eq!(
         by_files.to_text(),
-        "gasthaus-profile 1\nbase 3 3 /aa\nbase 0 3 /aa\nbase 6 3 /aa\n"
+        "gasthaus-profile 1\nbase 3 3 /aa\nbase 1 2 /aa\nbase 6 3 /aa\n"
     );
 
     let removed = apply(&change(vec![], vec![name("desktop")])).unwrap();

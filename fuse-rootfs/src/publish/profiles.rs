@@ -7,7 +7,7 @@ use super::bundles::{self, Bundle, Plan};
 use super::by_file::{Mapped, to_blocks, to_files};
 use super::erofs::{self, ErofsError};
 use super::pages::put_if_new;
-use super::request::{add_metadata, add_trace, index_before, next_serial};
+use super::request::{add_trace, index_before, next_serial};
 use super::round_up::round_up;
 use super::stored::StoredImage;
 use super::upkeep::{find_system, find_version};
@@ -404,6 +404,17 @@ fn build_all(
         .map(|(image, path)| (image as &dyn ReadAt, path.as_path()))
         .collect();
     let mut meta = Plan::default();
+    for bundle in manifest
+        .bundles
+        .iter()
+        .filter(|bundle| bundle.kind == BundleKind::Meta)
+    {
+        for run in read_header(store, manifest, bundle)?.runs() {
+            for block in run.first_block..run.first_block + u64::from(run.blocks) {
+                meta.push(run.layer, block);
+            }
+        }
+    }
     let mut pieces = Vec::new();
     for ((number, layer), image) in (0u16..).zip(&manifest.layers).zip(&stored) {
         if layer.kind == LayerKind::Erofs {
@@ -412,7 +423,6 @@ fn build_all(
                 source,
             };
             let extents = erofs::file_extents(image).map_err(damaged)?;
-            add_metadata(&mut meta, number, &extents, layer.image_bytes);
             pieces.push((number, extents));
         }
     }

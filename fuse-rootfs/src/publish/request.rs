@@ -21,6 +21,8 @@ use crate::format::{
 
 /// Blocks of metadata of one layer that go into the bundle at most (64 MiB): a file system of a million files has a third of it.
 const MAX_META_BLOCKS: u64 = 16_384;
+/// The first blocks of an image (16 KiB), in which probers look for superblocks: read by every boot, before anything else.
+const PROBED_BLOCKS: u64 = 4;
 /// Blocks of a trace that are looked at, those named twice included: 256 GiB.
 pub(super) const MAX_TRACED_BLOCKS: u64 = 1 << 26;
 
@@ -469,8 +471,8 @@ fn make_bundles(
     Ok(bundles)
 }
 
-/// Adds what lies between files.
-pub(super) fn add_metadata(plan: &mut Plan, layer: u16, extents: &[Extent], image_bytes: u64) {
+/// Adds what lies between files, and what everybody reads who looks at what an image is.
+fn add_metadata(plan: &mut Plan, layer: u16, extents: &[Extent], image_bytes: u64) {
     let block = u64::from(BLOCK_BYTES);
     let ends = extents
         .iter()
@@ -479,11 +481,12 @@ pub(super) fn add_metadata(plan: &mut Plan, layer: u16, extents: &[Extent], imag
     let starts = [0]
         .into_iter()
         .chain(extents.iter().map(|extent| extent.end));
-    let blocks = starts
+    let between = starts
         .zip(ends)
         .filter(|(start, end)| start < end)
         .flat_map(|(start, end)| start / block..end.div_ceil(block));
-    for block in blocks.take(MAX_META_BLOCKS as usize) {
+    let probed = 0..PROBED_BLOCKS.min(image_bytes.div_ceil(block));
+    for block in probed.chain(between).take(MAX_META_BLOCKS as usize) {
         if !plan.push(layer, block) {
             return;
         }

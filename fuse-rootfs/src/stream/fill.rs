@@ -20,6 +20,8 @@ const READ_BLOCKS: u64 = 256;
 const UNREAD_BLOCKS: u64 = 4096;
 /// Before so many misses behind a profile, a boot goes without pages that nobody asked for: it may need none.
 const STRAY_MISSES: u64 = 3;
+/// A round trip from which on a miss that has to look its chunk up first would be felt.
+const FAR_SECS: f64 = 0.02;
 /// Pages that are asked for together.
 const PAGES_AT_ONCE: usize = 8;
 const BLOCK: u64 = BLOCK_BYTES as u64;
@@ -43,8 +45,8 @@ impl FillState {
     }
 }
 
-/// Starts the fill in a thread of its own. Pages are loaded in any case: at once if there is no profile, else when the system is
-/// ready or misses more than a little of its profile.
+/// Starts the fill in a thread of its own. Pages are loaded in any case: at once if there is no profile, else behind the bundles from
+/// a server that is far, and from a near one when the system is ready or misses more than a little of its profile.
 pub fn start(image: &Arc<Image>, fill: Fill, state: &Arc<FillState>) {
     let (weak, state) = (Arc::downgrade(image), state.clone());
     let spawned = std::thread::Builder::new()
@@ -61,6 +63,7 @@ pub fn start(image: &Arc<Image>, fill: Fill, state: &Arc<FillState>) {
             } else if profiled {
                 let is_going_well = |image: &Image| {
                     image.ready.get().is_none()
+                        && image.fetcher.mirrors.line().0 < FAR_SECS
                         && image.counters.misses.load(Ordering::Relaxed) < STRAY_MISSES
                 };
                 wait_while(&weak, &is_going_well);
