@@ -32,6 +32,7 @@ pub const KEYS: &[(&str, &str)] = &[
         "copy the layers to RAM; the medium may then be removed",
     ),
     ("gasthaus.guests", "`off` starts no guest"),
+    ("gasthaus.page", "`on` opens the house in a browser"),
     (
         "gasthaus.root",
         "block device that holds the root (guest domains)",
@@ -188,11 +189,11 @@ fn apply(params: &mut BootParams, key: &str, value: Option<&str>) {
         "gasthaus.shell" => params.shell = flag(params, key, value),
         "gasthaus.debug" => params.debug = flag(params, key, value),
         "gasthaus.toram" => params.toram = flag(params, key, value),
-        "gasthaus.guests" => {
+        "gasthaus.guests" | "gasthaus.page" => {
             if !matches!(text, "on" | "off") {
                 params
                     .warnings
-                    .push(format!("`gasthaus.guests={text}`: expected `on` or `off`"));
+                    .push(format!("`{key}={text}`: expected `on` or `off`"));
             }
         }
         "gasthaus.root" => match text.strip_prefix("/dev/").and_then(inner_path) {

@@ -7,7 +7,7 @@ use crate::resize::{self, Change};
 use crate::start::{self, Manner, Starter};
 use crate::state::{Record, State};
 use crate::xl::{Domain, Toolstack, Xl};
-use crate::{logs, saved, screens};
+use crate::{logs, saved, screen, screens};
 use guest_catalog::address::Mac;
 use guest_catalog::{Catalogue, Entry, Mode};
 use serde::Serialize;
@@ -39,6 +39,8 @@ struct Row {
     domain_id: Option<u32>,
     /// Number of the virtual terminal that is its screen: Ctrl+Alt+F<n>.
     screen: Option<u32>,
+    /// For how many seconds it has been in this state.
+    for_secs: u64,
     reason: Option<String>,
 }
 
@@ -112,6 +114,7 @@ fn row(house: &House, catalogue: &Catalogue, entry: &Entry, domains: &[Domain]) 
         restarts: record.restarts,
         domain_id: domain.map(|domain| domain.id),
         screen: screens::terminal(catalogue, guest.name.as_str()),
+        for_secs: (house.uptime().as_secs()).saturating_sub(record.since_uptime_secs),
         reason: record.reason,
     }
 }
@@ -337,6 +340,16 @@ pub fn console(house: &House, name: &str) -> Result<(), Failure> {
     Err(Failure::ProgramStart {
         program: XL,
         purpose: format!("show the console of `{name}`"),
+        source,
+    })
+}
+
+/// Passes a guest's console on to standard input and output.
+pub fn attach(house: &House, name: &str) -> Result<(), Failure> {
+    let catalogue = house.catalogue()?;
+    let entry = catalogue.find(name)?;
+    screen::attach(house, entry).map_err(|source| Failure::Console {
+        guest: entry.guest.name.to_string(),
         source,
     })
 }

@@ -12,6 +12,11 @@ use std::time::{Duration, Instant};
 /// is passed over: another one will do, and there is nobody else to tell.
 pub fn say(house: &House, line: &str) {
     println!("{line}");
+    show(house, line);
+}
+
+/// Writes `line` to all consoles, and nowhere else: what people at the machine may know, and the journal need not keep.
+pub fn show(house: &House, line: &str) {
     for name in names(&house.read("sys/class/tty/console/active")) {
         let path = house.root().join("dev").join(&name);
         // Who opens a log-in prompt hangs the line up, for those before it too: then once more.

@@ -100,6 +100,10 @@ pub enum Failure {
         found: String,
         allowed: Vec<Mode>,
     },
+    #[error("cannot pass the console of guest `{guest}` on")]
+    Console { guest: String, source: io::Error },
+    #[error("the page was started, but says nothing of its address: no `{}`", path.display())]
+    NoNotice { path: PathBuf },
     #[error("cannot write the answer")]
     Output(#[source] io::Error),
 }
@@ -150,6 +154,7 @@ impl Failure {
             ),
             Self::Present { .. } => Some("give the new one another `name`".into()),
             Self::NoDigest { .. } => Some("add `sha256`, which `sha256sum` gives".into()),
+            Self::NoNotice { .. } => Some("`journalctl -u gasthaus-page` tells what became of it".into()),
             Self::NothingToChange => Some("give `--memory-mib N`, `--vcpus N`, or both".into()),
             Self::DiskInUse { guest, .. } => Some(format!("`guests stop {guest}` frees it")),
             _ => None,

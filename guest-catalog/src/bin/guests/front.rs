@@ -3,12 +3,14 @@
 //! It is an issue file that `agetty` prints above the prompt of tty1 (agetty(8), `--issue-file`), and prints again when it has
 //! changed: agetty looks when `/run/agetty.reload` is touched. So nothing runs for it, and whoever is typing is not disturbed.
 use crate::house::House;
+use crate::page;
 use crate::screens;
 use crate::state::{Record, State};
 use guest_catalog::{Catalogue, Entry};
 use std::fmt::Write as _;
 use std::fs;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::OpenOptionsExt as _;
 
 /// The issue file of tty1, and the ready line that stands in it, below `/run/gasthaus`.
 const ISSUE: &str = "screen.issue";
@@ -41,8 +43,20 @@ pub fn paint(house: &House) {
 }
 
 fn write(house: &House, path: &std::path::Path, text: &str) {
+    // For those at the machine: the page's token may stand in it.
+    let private = |path: &std::path::Path| {
+        let mut open = fs::OpenOptions::new();
+        open.write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(path)
+    };
     let made = fs::create_dir_all(house.run(""));
-    if let Err(error) = made.and_then(|()| fs::write(path, text)) {
+    let written = made
+        .and_then(|()| private(path))
+        .and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes()));
+    if let Err(error) = written {
         println!("guests: cannot write `{}`: {error}", path.display());
     }
 }
@@ -70,6 +84,9 @@ fn text(house: &House, catalogue: &Catalogue, ready: &str) -> String {
             "\n  This house has the addresses {}",
             addresses.join(", ")
         );
+    }
+    if let Some(notice) = page::notice(house) {
+        let _ = writeln!(text, "\n{}", notice.for_the_screen(&addresses));
     }
     let _ = writeln!(
         text,
@@ -109,7 +126,7 @@ fn row(house: &House, catalogue: &Catalogue, entry: &Entry) -> String {
 
 /// The machine's own IPv4 addresses from the kernel's table of routes: a line `|-- <address>` before one with
 /// `/32 host LOCAL`; each stands in two tables.
-fn addresses(fib_trie: &str) -> Vec<Ipv4Addr> {
+pub fn addresses(fib_trie: &str) -> Vec<Ipv4Addr> {
     let mut found = Vec::new();
     let mut last = None;
     for line in fib_trie.lines() {

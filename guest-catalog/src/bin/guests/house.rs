@@ -241,7 +241,8 @@ impl House {
             .map_or(Duration::ZERO, Duration::from_secs_f64)
     }
 
-    fn word(&self, key: &str) -> Option<String> {
+    /// The value of a word of the kernel's command line.
+    pub fn word(&self, key: &str) -> Option<String> {
         let line = self.read("proc/cmdline");
         // The last one wins, as with the kernel's own parameters.
         let mut values = line

@@ -17,6 +17,7 @@ mod lan;
 mod lan_leases;
 mod logs;
 mod loopdev;
+mod page;
 mod program;
 mod resize;
 mod saved;
@@ -142,8 +143,17 @@ enum Command {
         #[arg(long)]
         mode: Option<String>,
     },
+    /// Say how to reach the house in a browser; open or close it there
+    Page {
+        /// What to do; without it, nothing is changed
+        #[arg(value_parser = ["on", "off"])]
+        wish: Option<String>,
+    },
     /// Stop all guests
     Down,
+    /// Pass a guest's console on to standard input and output (the page calls this)
+    #[command(hide = true)]
+    Attach { name: String },
     /// Build the domains of the first guests, before systemd starts (/init calls this)
     #[command(hide = true)]
     Early,
@@ -217,6 +227,8 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::View { name } => commands::view(&house, &name),
         Command::Console { name } => commands::console(&house, &name),
         Command::Config { name, mode } => commands::config(&house, &name, mode.as_deref()),
+        Command::Page { wish } => page::run(&house, wish.as_deref()),
+        Command::Attach { name } => commands::attach(&house, &name),
         Command::Down => commands::down(&house),
         Command::Early => early::run(&house),
         Command::Store => daemons::start_store(&house),

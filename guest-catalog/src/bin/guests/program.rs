@@ -29,6 +29,8 @@ pub const IP: &str = "/usr/sbin/ip";
 pub const CURL: &str = "/usr/bin/curl";
 /// See [`XL`].
 pub const NETWORKCTL: &str = "/usr/bin/networkctl";
+/// See [`XL`].
+pub const SYSTEMCTL: &str = "/usr/bin/systemctl";
 
 /// Where the programs of a script are.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

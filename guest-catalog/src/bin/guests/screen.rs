@@ -15,7 +15,7 @@ use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -30,37 +30,64 @@ const CLEAR: &[u8] = b"\x1bc\x1b[2J\x1b[H";
 pub fn show_console(house: &House, entry: &Entry, terminal: u32) -> io::Result<()> {
     let name = entry.guest.name.as_str();
     let mut tty = open_terminal(house, terminal)?;
+    tty.write_all(CLEAR)?;
+    tty.write_all(heading(name, "its console").as_bytes())?;
+    pass(house, entry, tty.as_fd(), &tty)
+}
+
+/// The same for whoever has standard input and output, which may be pipes: the page in a browser. Comes back when the input ends.
+pub fn attach(house: &House, entry: &Entry) -> io::Result<()> {
+    match pass(house, entry, io::stdin().as_fd(), io::stdout()) {
+        Err(error) if is_end(&error) => Ok(()),
+        outcome => outcome,
+    }
+}
+
+fn is_end(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe
+    )
+}
+
+/// Shows on `screen` what the console said and says, and tells the guest what is typed on `keys`.
+fn pass(
+    house: &House,
+    entry: &Entry,
+    keys: BorrowedFd<'_>,
+    mut screen: impl io::Write,
+) -> io::Result<()> {
+    let name = entry.guest.name.as_str();
     let mut log = Log::open(&console_log(house, entry))?;
     let mut line = Line::new(name);
     let mut tame = Tame::for_the_past();
-    tty.write_all(CLEAR)?;
-    tty.write_all(heading(name, "its console").as_bytes())?;
     let mut typed = [0; 256];
     loop {
         while let Some(piece) = log.next()? {
-            tty.write_all(&tame.pass(&piece))?;
+            screen.write_all(&tame.pass(&piece))?;
         }
+        screen.flush()?;
         tame.arrive();
         let mut ready = [
-            PollFd::new(&tty, PollFlags::IN),
+            PollFd::from_borrowed_fd(keys, PollFlags::IN),
             PollFd::new(&log.notices, PollFlags::IN),
         ];
         match poll(&mut ready, None) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        let keys = !ready[0].revents().is_empty();
+        let has_keys = !ready[0].revents().is_empty();
         if !ready[1].revents().is_empty() {
             log.drain_notices()?;
         }
-        if keys {
-            let count = tty.read(&mut typed)?;
+        if has_keys {
+            let count = rustix::io::read(keys, &mut typed)?;
             if count == 0 {
                 return Err(ErrorKind::UnexpectedEof.into()); // hung up
             }
             if let Err(error) = line.send(&typed[..count]) {
                 let note = format!("\r\n(guest `{name}` does not listen: {error})\r\n");
-                tty.write_all(note.as_bytes())?;
+                screen.write_all(note.as_bytes())?;
             }
         }
     }
@@ -220,6 +247,24 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_console_is_passed_on_until_the_input_ends() {
+        let (dir, house, catalogue) = crate::testing::house(&[("tiny", 1)]);
+        let entry = &catalogue.entries()[0];
+        let log = console_log(&house, entry);
+        std::fs::create_dir_all(log.parent().unwrap()).unwrap();
+        std::fs::write(&log, "who are you?\x1b[6n\r\ntiny login: ").unwrap();
+        let keys = dir.path().join("keys");
+        std::fs::write(&keys, "root\n").unwrap();
+        let (keys, mut shown) = (File::open(keys).unwrap(), Vec::new());
+        let ended = pass(&house, entry, keys.as_fd(), &mut shown).unwrap_err();
+        assert!(is_end(&ended), "{ended}");
+        let shown = String::from_utf8(shown).unwrap();
+        // Nothing answers for the terminal of then; there is no guest on this host that listens.
+        let said = "who are you?\r\ntiny login: \r\n(guest `tiny` does not listen: ";
+        assert!(shown.starts_with(said), "{shown:?}");
+    }
 
     #[test]
     fn the_log_is_shown_from_a_line_and_followed() {

@@ -8,7 +8,7 @@ use crate::house::{House, Hypervisor};
 use crate::start::Starter;
 use crate::state::Record;
 use crate::xl::{Toolstack, Xl};
-use crate::{early, front, head_start, lan, screens, watch};
+use crate::{early, front, head_start, lan, page, screens, watch};
 use guest_catalog::{Catalogue, Entry, Mode};
 use sd_notify::NotifyState;
 use std::collections::BTreeSet;
@@ -209,6 +209,9 @@ fn announce(house: &House, hypervisor: Hypervisor, up: usize, all: usize) {
     ]);
     // Taking a processor into service takes seconds on an emulated machine: nobody has to wait for it.
     house.end_boot();
+    if page::is_wanted(house) {
+        page::open(house);
+    }
 }
 
 fn ready_line(house: &House, hypervisor: Hypervisor, up: usize, all: usize) -> String {
