@@ -1,8 +1,8 @@
 //! Prepares what the program carries inside itself:
 //!
 //! - `overlays.tar`: the overlays, as a tar so that symlinks and executable bits survive embedding;
-//! - `programs/`: the static programs that travel inside images (`gasthaus-live`, `guests`, `guest-page`), built by a
-//!   nested cargo in a target folder of its own, so that `cargo run`, `cargo install` and a lone copied binary all
+//! - `programs/`: the static programs that travel inside images (`gasthaus-live`, `guests`, `guest-page`,
+//!   `house-page`), built by a nested cargo in a target folder of its own, so that `cargo run`, `cargo install` and a lone copied binary all
 //!   have them.
 //!
 //! Only release builds carry the programs: `cargo check`, clippy and debug test runs must not pay for a second build.
@@ -16,11 +16,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Program name and the package it lives in.
-const PROGRAMS: [(&str, &str); 3] = [
+const PROGRAMS: [(&str, &str); 4] = [
     ("gasthaus-live", "fuse-rootfs"),
     ("guests", "guest-catalog"),
     ("guest-page", "guest-catalog"),
+    ("house-page", "guest-catalog/house-page"),
 ];
+/// The packages that are built together. What the web server switches on in crates that others use, too, must not reach those:
+/// it is built by itself.
+const BUILDS: [&[&str]; 2] = [&["fuse-rootfs", "guest-catalog"], &["house-page"]];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?).join("embedded");
@@ -118,13 +122,26 @@ fn build_programs(root: &Path) -> Result<PathBuf, Box<dyn Error>> {
         format!("--remap-path-prefix={}=/gasthaus", workspace.display()),
         format!("--remap-path-prefix={}=/cargo", cargo_home.display()),
     ];
+    for packages in BUILDS {
+        build_together(packages, &workspace, &triple, &target, &flags)?;
+    }
+    Ok(target.join(triple).join("image"))
+}
+
+fn build_together(
+    packages: &[&str],
+    workspace: &Path,
+    triple: &str,
+    target: &Path,
+    flags: &[String],
+) -> Result<(), Box<dyn Error>> {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--profile", "image", "--bins", "--target", &triple]);
+    cargo.args(["build", "--profile", "image", "--bins", "--target", triple]);
     cargo
         .arg("--manifest-path")
         .arg(workspace.join("Cargo.toml"));
-    cargo.arg("--target-dir").arg(&target);
-    for package in ["fuse-rootfs", "guest-catalog"] {
+    cargo.arg("--target-dir").arg(target);
+    for package in packages {
         cargo.args(["--package", package]);
     }
     // What the outer cargo told this script must not steer the inner one.
@@ -164,7 +181,7 @@ fn build_programs(root: &Path) -> Result<PathBuf, Box<dyn Error>> {
     if !status.success() {
         return Err(format!("building the programs inside images ended with {status}").into());
     }
-    Ok(target.join(triple).join("image"))
+    Ok(())
 }
 
 fn copy_programs(from: &Path, to: &Path) -> Result<(), Box<dyn Error>> {

@@ -36,6 +36,8 @@ pub struct Dom0Definition {
     packages: BTreeMap<String, String>,
     provided: BTreeMap<String, String>,
     medium_files: Vec<MediumFiles>,
+    /// Files for dom0 from packages that are not installed.
+    pub site_files: Vec<SiteFiles>,
     paths: Paths,
     hypervisor: Words,
     kernel: KernelWords,
@@ -49,6 +51,28 @@ pub struct MediumFiles {
     pub package: String,
     /// Path on the medium → absolute path in the package.
     pub files: BTreeMap<String, String>,
+}
+
+/// Files for dom0 from a package that is not installed.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SiteFiles {
+    /// The package.
+    pub package: String,
+    /// What it depends on and its files do not need; taken as installed.
+    #[serde(default)]
+    pub without: Vec<String>,
+    keep: Vec<String>,
+}
+
+impl SiteFiles {
+    /// Everything is left out but what is named.
+    #[must_use]
+    pub fn path_filter(&self) -> PathFilter {
+        let all = PathFilter::new().exclude("/*");
+        let forms = self.keep.iter().flat_map(|pattern| dpkg_forms(pattern));
+        forms.fold(all, |filter, form| filter.include(&form))
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]

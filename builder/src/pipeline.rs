@@ -203,7 +203,7 @@ pub fn build(request: &BuildRequest, ui: &Ui) -> Result<Outcome, BuildError> {
     let mut stacks = Vec::new();
     if let Some(guests) = &guests {
         for (base, packing) in bases.into_iter().zip(&packings) {
-            let site = site::site_entries(&cx, &base, guests)?;
+            let site = site::site_entries(&cx, &debs, &base, guests)?;
             let layers = layers::pack_layers(&cx, base, &site, guests, &tools, *packing)?;
             stacks.push((*packing, layers));
         }

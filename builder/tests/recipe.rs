@@ -66,6 +66,7 @@ fn decoder_and_schema_know_the_same_keys() {
         ("debian", "/$defs/Debian/properties"),
         ("xen", "/$defs/Xen/properties"),
         ("layers", "/$defs/Layers/properties"),
+        ("page", "/$defs/Page/properties"),
         ("stream", "/$defs/Stream/properties"),
     ];
     for (table, pointer) in tables {
@@ -301,6 +302,10 @@ fn a_digest_knows_what_is_said_not_how() {
         "name = \"x\"\ntitle = \"X\"\noutputs = [\"net-iso\"]\n[stream]\nurls = [\"http://m/\"]\n";
     let d = parse("d", d, None).unwrap();
     assert_eq!(a.digest(), d.digest(), "nor do other outputs");
+    let usual = "name = \"x\"\ntitle = \"X\"\n[page]\nport = 8443\n";
+    assert_eq!(a.digest(), parse("e", usual, None).unwrap().digest());
+    let open = parse("f", &format!("{usual}enabled = true\n"), None).unwrap();
+    assert_ne!(a.digest(), open.digest(), "an open page is in the image");
     let c = parse("c", "name = \"x\"\ntitle = \"Y\"\n", None).unwrap();
     assert_ne!(a.digest(), c.digest());
     // All that is derived from the digest (GUIDs, serial numbers, salts) changes with it: say so in the changelog.

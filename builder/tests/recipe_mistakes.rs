@@ -9,7 +9,7 @@ use tempfile::TempDir;
 const HEAD: &str = "name = \"my\"\ntitle = \"My\"\n";
 const HINT: &str =
     "hint: every key is explained in `builder/docs/recipe.md` and by `gasthaus schema`\n";
-const TOP_KEYS: &str = "`debian`, `dom0`, `flavours`, `guests`, `layers`, `name`, `outputs`, `stream`, `timeout-secs`, `title`, `xen`";
+const TOP_KEYS: &str = "`debian`, `dom0`, `flavours`, `guests`, `layers`, `name`, `outputs`, `page`, `stream`, `timeout-secs`, `title`, `xen`";
 
 /// Exit code, stdout and stderr of `gasthaus check`.
 fn check(dir: &Path, recipe: &str) -> (Option<i32>, String, String) {
@@ -203,6 +203,20 @@ fn dom0_and_options() {
             &format!("4:19: `dom0.kernel-options[0]` is `a b`; {option}"),
             &format!("4:26: `dom0.kernel-options[1]` is `x\\u{{1b}}y`; {option}"),
             "4:38: `dom0.kernel-options[2]` is `root=/dev/sda`; allowed: anything but `gasthaus.build=` and `root=`, which the builder sets",
+        ],
+    );
+    told(
+        "[page]\nenabled = 1\nport = 0\ntoken-sha256 = \"open sesame\"",
+        &[
+            "4:11: `page.enabled` is the integer `1`; allowed: `true` or `false`",
+            "5:8: `page.port` is `0`; allowed: an integer from 1 to 65535",
+            "6:16: `page.token-sha256` is no SHA-256; allowed: 64 hexadecimal digits in lower case, as `sha256sum` prints them",
+        ],
+    );
+    told(
+        "[page]\nport = 22",
+        &[
+            "4:8: `page.port` is `22`; allowed: a port from 1 to 65535, and not 22, which is for SSH",
         ],
     );
     told(

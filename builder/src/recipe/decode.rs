@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 use super::notes::{Lines, Notes};
 use super::problem::{Fault, Problems, excerpt, excerpt_key, list, nearest};
 use super::types::{
-    Debian, Dom0, Layers, Recipe, Reference, Stream, User, Word, Xen, default_flavours,
+    Debian, Dom0, Layers, Page, Recipe, Reference, Stream, User, Word, Xen, default_flavours,
     default_outputs, default_timeout_secs,
 };
 
@@ -119,6 +119,7 @@ fn recipe(mut root: Section<'_, '_>) -> Recipe {
                 section.finish();
                 layers
             }),
+        page: root.section("page").map_or_else(Page::default, page),
         stream: root.section("stream").map_or_else(Stream::default, stream),
     };
     root.finish();
@@ -147,6 +148,17 @@ fn dom0(mut section: Section<'_, '_>) -> Dom0 {
     };
     section.finish();
     dom0
+}
+
+fn page(mut section: Section<'_, '_>) -> Page {
+    let default = Page::default();
+    let page = Page {
+        enabled: section.flag("enabled").unwrap_or(default.enabled),
+        port: section.number("port", 1, 65535).unwrap_or(default.port),
+        token_sha256: section.text("token-sha256"),
+    };
+    section.finish();
+    page
 }
 
 fn stream(mut section: Section<'_, '_>) -> Stream {
@@ -271,6 +283,17 @@ impl<'n, 't> Section<'n, 't> {
             format!("an integer from {min} to {max}"),
             None,
         );
+        None
+    }
+
+    fn flag(&mut self, key: &'static str) -> Option<bool> {
+        let (path, at, value) = self.take(key)?;
+        if let DeValue::Boolean(flag) = value {
+            return Some(flag);
+        }
+        let allowed = "`true` or `false`".to_owned();
+        self.notes
+            .bad_value(&path, at, found(&value), allowed, None);
         None
     }
 

@@ -24,6 +24,7 @@ mod validate;
 pub use decode::{MAX_RECIPE_BYTES, Names, parse};
 pub use problem::{Fault, MAX_PROBLEMS, Problem, Problems};
 pub use types::{
-    Component, Debian, Dom0, Flavour, Layers, Output, Recipe, Reference, Stream, Suite, User, Xen,
+    Component, Debian, Dom0, Flavour, Layers, Output, Page, Recipe, Reference, Stream, Suite, User,
+    Xen,
 };
 pub use validate::Violation;

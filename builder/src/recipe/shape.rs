@@ -30,6 +30,11 @@ pub(super) fn is_label(text: &str) -> bool {
         && made_of(text, "-")
 }
 
+pub(super) fn is_sha256(text: &str) -> bool {
+    let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    text.len() == 64 && text.bytes().all(is_digit)
+}
+
 pub(super) fn is_title(text: &str) -> bool {
     (1..=60).contains(&text.chars().count()) && !text.chars().any(char::is_control)
 }

@@ -56,6 +56,10 @@ pub struct Recipe {
     #[serde(default)]
     pub layers: Layers,
 
+    /// The house in a browser.
+    #[serde(default)]
+    pub page: Page,
+
     /// Streaming: where the store will be, and who signs it.
     #[serde(default)]
     pub stream: Stream,
@@ -163,6 +167,22 @@ pub struct Layers {
     /// zstd level of `build --release`: small.
     #[schemars(range(min = 1, max = 22))]
     pub release_level: u32,
+}
+
+/// The house in a browser: guests, their consoles and screens. `gasthaus.page=on` or `off` on dom0's command line counts more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Page {
+    /// Whether the page is open as soon as the house is.
+    pub enabled: bool,
+
+    /// Its TCP port, open in dom0's packet filter while the page is.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u32,
+
+    /// SHA-256 of the token that opens it, 64 hexadecimal digits; without one every boot makes its own and says it on the console.
+    #[schemars(regex(pattern = r"^[0-9a-f]{64}$"))]
+    pub token_sha256: Option<String>,
 }
 
 /// Streaming: where the store will be, and who signs it.
@@ -384,6 +404,16 @@ impl Default for Debian {
     }
 }
 
+impl Default for Page {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            port: 8443,
+            token_sha256: None,
+        }
+    }
+}
+
 impl Default for Stream {
     fn default() -> Self {
         Self {
@@ -418,7 +448,7 @@ impl Recipe {
     ///
     /// Hashed is `gasthaus-recipe-1\n` and the recipe as JSON with sorted keys, no blanks, defaults filled in. Mirrors
     /// are left out: where bytes come from does not change them. Nor do other outputs than the ISO and what only they
-    /// read, `stream`: `outputs` always counts as `["iso"]`.
+    /// read, `stream`: `outputs` always counts as `["iso"]`. `page` counts where it is not as usual: it is younger than other digests.
     pub fn digest(&self) -> [u8; 32] {
         let mut without_mirrors = self.clone();
         without_mirrors.debian.mirror = None;
@@ -429,6 +459,9 @@ impl Recipe {
             serde_json::to_value(&without_mirrors).expect("a recipe has no values JSON lacks");
         if let Some(keys) = json.as_object_mut() {
             keys.remove("stream");
+            if self.page == Page::default() {
+                keys.remove("page");
+            }
         }
         let mut hash = Sha256::new();
         hash.update(b"gasthaus-recipe-1\n");

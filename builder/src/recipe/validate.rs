@@ -6,7 +6,7 @@ use super::decode::Names;
 use super::problem::{excerpt, list, nearest};
 use super::shape::{
     is_crypt_hash, is_label, is_locale, is_name, is_option, is_package, is_profile_file,
-    is_public_key, is_reference_name, is_stream_url, is_title, is_url,
+    is_public_key, is_reference_name, is_sha256, is_stream_url, is_title, is_url,
 };
 use super::types::{Output, Recipe, Reference, User};
 
@@ -87,6 +87,7 @@ impl Recipe {
         self.validate_dom0(&mut check);
         self.validate_debian(&mut check);
         self.validate_stream(&mut check);
+        self.validate_page(&mut check);
         let layers = &self.layers;
         for (key, level) in [
             ("layers.compression-level", layers.compression_level),
@@ -228,6 +229,22 @@ impl Recipe {
                     "with a URL in `stream.urls`",
                 );
             }
+        }
+    }
+
+    fn validate_page(&self, check: &mut Check) {
+        const SSH: u32 = 22;
+        if let Some(digest) = &self.page.token_sha256
+            && !is_sha256(digest)
+        {
+            // The value stays out of the message: it may be the token itself.
+            let allowed = "64 hexadecimal digits in lower case, as `sha256sum` prints them";
+            check.note("page.token-sha256", "no SHA-256".into(), allowed);
+        }
+        let port = self.page.port;
+        if !(1..=65535).contains(&port) || port == SSH {
+            let allowed = "a port from 1 to 65535, and not 22, which is for SSH";
+            check.note("page.port", format!("`{port}`"), allowed);
         }
     }
 

@@ -23,6 +23,8 @@ use crate::pipeline::BuildRequest;
 pub const DOM0_SET: &str = "dom0";
 /// The set of the packages whose programs the build runs.
 pub const TOOLS_SET: &str = "tools";
+/// The set of packages of which some files go into dom0 without being installed.
+pub const FILES_SET: &str = "files";
 
 /// The set of a guest's packages.
 #[must_use]

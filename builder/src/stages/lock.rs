@@ -11,7 +11,7 @@ use gasthaus_debian::release::Keyring;
 use gasthaus_debian::resolve::{PackageSet, Request, resolve};
 use guest_catalog::Source;
 
-use super::fetch::{Bars, DOM0_SET, TOOLS_SET, fetcher, guest_set, mirrors_for};
+use super::fetch::{Bars, DOM0_SET, FILES_SET, TOOLS_SET, fetcher, guest_set, mirrors_for};
 use super::tools::TOOL_PACKAGES;
 use crate::cache::Cache;
 use crate::cli::ui::Ui;
@@ -121,7 +121,7 @@ fn renew(
     Ok(locked)
 }
 
-/// What the recipe wants of the archive: a set for dom0, one for the tools, one for each guest that is a Debian system; and
+/// What the recipe wants of the archive: a set for dom0, one of which dom0 has files, one for the tools, one for each guest that is a Debian system; and
 /// from elsewhere: the images of guests that come from addresses.
 ///
 /// # Errors
@@ -147,6 +147,20 @@ pub fn request_of(request: &BuildRequest) -> Result<Request, BuildError> {
             install: TOOL_PACKAGES
                 .iter()
                 .map(|(name, _)| (*name).to_owned())
+                .collect(),
+            ..PackageSet::default()
+        },
+        PackageSet {
+            name: FILES_SET.into(),
+            install: definition
+                .site_files
+                .iter()
+                .map(|files| files.package.clone())
+                .collect(),
+            provided: definition
+                .site_files
+                .iter()
+                .flat_map(|files| files.without.clone())
                 .collect(),
             ..PackageSet::default()
         },

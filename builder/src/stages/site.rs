@@ -7,12 +7,16 @@ use crate::accounts::{Accounts, User};
 use crate::assets;
 use crate::error::BuildError;
 use crate::overlay::{Entries, Entry, Node, Overlay, Target};
+use crate::recipe::Page;
 
 use guest_catalog::firewall::{self, RULES_PATH};
 
 use super::StageCx;
 use super::dom0_tree::BaseLayer;
+use super::fetch::{Debs, FILES_SET};
 use super::guests::Guests;
+use crate::definition::{Dom0Definition, SiteFiles};
+use gasthaus_rootfs::deb::{DebError, EntryKind, Next};
 
 /// Groups the image's user joins: administration and the devices of a person who sits at the machine.
 const USER_GROUPS: [&str; 8] = [
@@ -28,20 +32,25 @@ const SSH_PORT: u16 = 22;
 /// If an overlay is unknown or wrong, or a program is missing.
 pub fn site_entries(
     cx: &StageCx<'_>,
+    debs: &Debs,
     base: &BaseLayer,
     guests: &Guests,
 ) -> Result<Entries, BuildError> {
     let mut site = Entries::new();
     let recipe = &cx.recipe.dom0;
-    let own = crate::definition::Dom0Definition::load()?.overlays;
-    for name in own
+    let definition = Dom0Definition::load()?;
+    for files in &definition.site_files {
+        take_files(&mut site, debs, files)?;
+    }
+    for name in definition
+        .overlays
         .iter()
         .map(String::as_str)
         .chain(recipe.overlays.iter().map(|o| o.as_str()))
     {
         lay(&mut site, name, cx, Target::Dom0)?;
     }
-    for program in ["guests", "guest-page", "gasthaus-live"] {
+    for program in ["guests", "guest-page", "gasthaus-live", "house-page"] {
         let bytes = assets::program(program)?.into_owned();
         site.insert(
             format!("usr/lib/gasthaus/{program}"),
@@ -91,8 +100,53 @@ pub fn site_entries(
         Entry::file(firewall::render(&guests.catalogue, open), 0o644),
     );
 
+    site.insert(
+        "etc/gasthaus/page.conf".into(),
+        Entry::file(page_settings(&cx.recipe.page), 0o600),
+    );
+
     add_accounts(&mut site, &mut base.accounts.clone(), cx);
     Ok(site)
+}
+
+/// What `guests` and `house-page` read (`guest-catalog/house-page/src/config.rs`).
+fn page_settings(page: &Page) -> String {
+    let enabled = if page.enabled { "yes" } else { "no" };
+    let mut text = format!("enabled={enabled}\nport={}\n", page.port);
+    if let Some(digest) = &page.token_sha256 {
+        text.push_str(&format!("token-sha256={digest}\n"));
+    }
+    text
+}
+
+/// A file of a package that is larger is none that anybody wants here.
+const FILE_MAX_BYTES: u64 = 16 << 20;
+
+/// Adds the files that dom0 has of a package without having it installed.
+fn take_files(site: &mut Entries, debs: &Debs, wanted: &SiteFiles) -> Result<(), BuildError> {
+    let missing = || BuildError::NoPackage {
+        wanted: "the packages of `site-files` in the definition",
+        set: FILES_SET.to_owned(),
+    };
+    let mut set = debs.set(FILES_SET).iter();
+    let deb = set.find(|deb| deb.name == wanted.package);
+    let deb = deb.ok_or_else(missing)?;
+    let filter = wanted.path_filter();
+    let mut taken = 0_usize;
+    let visit = deb.open()?.for_each_data_entry(|entry| {
+        let meta = &entry.meta;
+        let is_wanted = meta.kind == EntryKind::File && !filter.excludes(&meta.path, false);
+        if let (true, Some(path)) = (is_wanted, meta.path.to_str().map(str::to_owned)) {
+            site.insert(path, Entry::file(entry.read_to_vec(FILE_MAX_BYTES)?, 0o644));
+            taken += 1;
+        }
+        Ok::<_, DebError>(Next::Continue)
+    });
+    visit.map_err(deb.failed())?;
+    if taken == 0 {
+        return Err(BuildError::no_file(deb, "any file that `site-files` keeps"));
+    }
+    Ok(())
 }
 
 /// Debian's group `shadow` (base-passwd(8)), fixed for ever.
