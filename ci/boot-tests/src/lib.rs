@@ -9,9 +9,11 @@
 //! - [`line`](crate::line) is a slow and unreliable line to a web server.
 //! - [`steps`] are what most tests do, [`streaming`] what those need that stream their root.
 //! - [`lan`] is QEMU's network seen as the LAN: who answers from outside, what a neighbour finds open.
+//! - [`browser`] is Chromium, told what to do.
 //! - [`builder`] runs the built program the way the `repro` and `faults` tests need it.
 
 pub mod artifacts;
+pub mod browser;
 pub mod builder;
 mod console;
 mod error;

@@ -4,15 +4,16 @@
 //! screenshots stay in `target/boot-tests/`.
 
 use std::{
-    io::Read,
+    io::{Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
     thread,
     time::{Duration, Instant},
 };
 
 use boot_tests::{
-    BootEnd, Firmware, Medium, Qemu, Vm,
+    BootEnd, Firmware, Medium, Qemu, Vm, artefact_dir,
     artifacts::Artifacts,
+    browser::{Browser, ENTER},
     lan,
     steps::{
         COMMAND_LIMIT, READY_LIMIT, boot, boot_xen, done, guests, login, power_off, run, sudo,
@@ -288,6 +289,106 @@ fn uefi_disk_boots_and_shows_it() {
     login(&mut vm);
     sudo(&mut vm);
     assert_screen_shows(&mut vm, name, &xen_mark(&artifacts));
+    assert_the_house_opens_in_a_browser(&mut vm);
+}
+
+/// A port of this host's loopback with a page that has nothing to do with any house.
+fn other_page() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let _ = stream.read(&mut [0; 4096]); // whatever is asked for
+            let _ = stream.write_all(
+                b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\n\r\n<h1>another page</h1>",
+            );
+        }
+    });
+    port
+}
+
+/// Nothing of the page is there until somebody opens it. Then a browser with the token sees the guests, types into a console, stops
+/// and starts a guest; a wrong token, no token, and another page get nothing.
+fn assert_the_house_opens_in_a_browser(vm: &mut Vm) {
+    let is_open = "sudo -n nft list set inet gasthaus open-tcp | grep -c 8443; ss -ltnH 'sport = :8443' | wc -l";
+    assert_eq!(run(vm, is_open).text, "0\n0");
+    assert_eq!(
+        run(vm, "systemctl is-active gasthaus-page").text,
+        "inactive"
+    );
+    let said = done(vm, "sudo -n guests page on");
+    let token = said.lines().find_map(|line| line.strip_prefix("token: "));
+    let token = token.unwrap_or_else(|| panic!("no token: {said}")).trim();
+    assert_eq!(run(vm, is_open).text, "1\n1");
+    wait_for_text(vm, 1, token, 1);
+    lan::until(vm, "ip -4 -br address show lan0", |said| {
+        said.contains(&DOM0_ON_LAN.to_string())
+    });
+    let port = lan::way_to(vm, DOM0_ON_LAN, 8443);
+    let browser = Browser::start();
+    let page = format!("https://127.0.0.1:{port}/");
+    browser.go(&page);
+    assert_eq!(
+        browser.place(),
+        format!("{page}login"),
+        "let in without a token"
+    );
+    let status = "return fetch('/api/guests').then((answer) => answer.status)";
+    assert_eq!(browser.run(status), 401);
+    browser.type_into(
+        "#token",
+        &format!("{}{ENTER}", token.replace(&token[..1], "u")),
+    );
+    browser.wait_for(".said", "That is not the token.", COMMAND_LIMIT);
+    browser.type_into("#token", &format!("{token}{ENTER}"));
+    let row = |guest: &str| format!("tr[data-guest={guest}]");
+    for (guest, address) in [("debian", "192.168.77.10"), ("tiny", "192.168.77.11")] {
+        browser.wait_for(&row(guest), address, COMMAND_LIMIT);
+        assert_eq!(browser.text(&format!("{} .state", row(guest))), "up");
+    }
+    assert_eq!(browser.run(status), 200);
+
+    browser.press(&format!("{} [data-act=console]", row("debian")));
+    let (keys, shown) = (".xterm-helper-textarea", ".xterm-rows");
+    browser.wait_for("#line-state", "open", COMMAND_LIMIT);
+    browser.wait_for(shown, "debian login:", COMMAND_LIMIT);
+    for (typed, mark) in [
+        ("gasthaus", "Password:"),
+        ("gasthaus", "$"),
+        ("echo sum$((40 + 2))", "sum42"),
+    ] {
+        browser.type_into(keys, &format!("{typed}{ENTER}"));
+        browser.wait_for(shown, mark, COMMAND_LIMIT);
+    }
+    let picture = artefact_dir().unwrap().join("uefi-disk-page.png");
+    browser.screenshot(&picture);
+
+    for (act, state) in [("stop", "stopped"), ("start", "up")] {
+        browser.press(&format!("{} [data-act={act}]", row("tiny")));
+        let state_of_tiny = format!("{} .state.{state}", row("tiny"));
+        browser.wait_for(&state_of_tiny, state, COMMAND_LIMIT);
+        let listed = done(vm, "sudo -n guests list | grep '^tiny '");
+        assert_eq!(listed.split_whitespace().nth(1), Some(state));
+    }
+    assert_eq!(browser.text("#trouble"), "");
+
+    // Another page at the same address: the browser sends the session's cookie along, since that knows no ports.
+    let knock = format!(
+        "return new Promise((tell) => {{ const line = new WebSocket('wss://127.0.0.1:{port}/ws/console/debian'); \
+         line.onopen = () => tell('open'); line.onerror = () => tell('refused'); }})"
+    );
+    assert_eq!(browser.run(&knock), "open");
+    browser.go(&format!("http://127.0.0.1:{}/", other_page()));
+    assert_eq!(browser.text("h1"), "another page");
+    assert_eq!(browser.run(&knock), "refused");
+
+    assert_eq!(done(vm, "sudo -n guests page off").lines().count(), 1);
+    assert_eq!(run(vm, is_open).text, "0\n0");
+    assert_eq!(
+        run(vm, "systemctl --failed --no-legend --plain").text,
+        "",
+        "failed units"
+    );
 }
 
 #[test]
@@ -442,17 +543,20 @@ fn an_iso_file_on_a_fat_stick_boots() {
     let initrd = artifacts.extract("/boot/initrd.zst", dir.path()).unwrap();
     // As a boot loader that starts ISO files from a stick does it: its own menu, our kernel, the file named.
     let command_line = format!(
-        "gasthaus.build={} gasthaus.iso=/isos/demo.iso console=tty0 console=ttyS0,115200",
+        "gasthaus.build={} gasthaus.iso=/isos/demo.iso gasthaus.page=on console=tty0 console=ttyS0,115200",
         artifacts.build_id
     );
     let qemu = Qemu::new(name, Firmware::Bios)
         .medium(Medium::Usb, &stick)
         .kernel(&kernel, &initrd, &command_line);
-    boot(
-        name,
-        qemu,
-        &artifacts.ready_mark("none", 0, guests(&artifacts)),
-    );
+    let mark = artifacts.ready_mark("none", 0, guests(&artifacts));
+    let boot = boot(name, qemu, &mark);
+    // Behind the ready line; its token and certificate stand on the console.
+    let page = boot
+        .vm
+        .wait_for("gasthaus: page port=8443 token=", 0, COMMAND_LIMIT);
+    assert_eq!(page, BootEnd::MarkSeen, "no page:\n{}", boot.tail(20));
+    assert!(boot.saw_in_order(&[&mark, "gasthaus: page port="]));
 }
 
 #[test]
