@@ -5,6 +5,9 @@ use crate::{Access, BootFrom, Guest, Mode, NetworkMode, Source, format};
 /// What `source.image` is called in the guest's folder.
 pub(crate) const SOURCE_IMAGE: &str = "disk.img";
 
+/// With 64 MiB Debian's kernel has no room to unpack itself, which `xl` reports as "No such file or directory"; with 96 it starts.
+const OUR_KERNEL_MIB: u32 = 96;
+
 /// What a container image becomes there, and the word that has the kernel start our init in it.
 const OCI_INITRD: &str = "initrd.zst";
 const OCI_INIT: &str = "rdinit=/.gasthaus/init";
@@ -72,6 +75,15 @@ impl Guest {
                 "health".into(),
                 "needs one of `http`, `console`, `screen`: how else to know that the guest is up"
                     .into(),
+            );
+        }
+        if matches!(self.source, Source::Builtin(_)) && self.memory_mib < OUR_KERNEL_MIB {
+            conflict(
+                "memory-mib".into(),
+                format!(
+                    "is {}; the kernel of built-in guests does not start with less than {OUR_KERNEL_MIB}",
+                    self.memory_mib
+                ),
             );
         }
         self.check_modes(&mut conflict);

@@ -771,3 +771,30 @@ fn the_readme_tells_the_truth() {
     );
     assert!(readme.contains("line 4: `memory-mb` is no known key"));
 }
+
+/// Xen's tool says "No such file or directory" of a kernel that has no room to unpack itself; the definition says it before.
+#[test]
+fn a_built_in_guest_needs_room_for_its_kernel() {
+    let text = |mib: u32| {
+        let tiny = std::fs::read_to_string(
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("guests/tiny/guest.toml"),
+        );
+        let mut lines: Vec<String> = tiny.unwrap().lines().map(str::to_owned).collect();
+        let memory = lines
+            .iter_mut()
+            .find(|line| line.starts_with("memory-mib"))
+            .unwrap();
+        *memory = format!("memory-mib = {mib}");
+        lines.join("\n")
+    };
+    assert!(Guest::parse("tiny.toml", &text(96)).is_ok());
+    let error = Guest::parse("tiny.toml", &text(64))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains(
+            "`memory-mib` is 64; the kernel of built-in guests does not start with less than 96"
+        ),
+        "{error}"
+    );
+}
