@@ -39,6 +39,8 @@ pub struct Dom0Definition {
     /// Files for dom0 from packages that are not installed.
     pub site_files: Vec<SiteFiles>,
     paths: Paths,
+    /// The layer `machines`.
+    pub machines: Machines,
     hypervisor: Words,
     kernel: KernelWords,
 }
@@ -75,6 +77,41 @@ impl SiteFiles {
     }
 }
 
+/// What the layer with QEMU is made of.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Machines {
+    packages: BTreeMap<String, Vec<String>>,
+    keep: Vec<String>,
+    /// Packages that are not unpacked, although dependencies name them.
+    pub without: Vec<String>,
+}
+
+impl Machines {
+    /// Packages for `flavours`; empty where none of them runs guests.
+    #[must_use]
+    pub fn packages(&self, flavours: &[Flavour]) -> Vec<String> {
+        let mut all: Vec<String> = flavours
+            .iter()
+            .filter_map(|flavour| self.packages.get(flavour.as_str()))
+            .flatten()
+            .cloned()
+            .collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    /// Everything is left out but what is named.
+    #[must_use]
+    pub fn path_filter(&self) -> PathFilter {
+        let all = PathFilter::new().exclude("/*");
+        self.keep
+            .iter()
+            .fold(all, |filter, path| filter.include(path))
+    }
+}
+
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Paths {
@@ -97,6 +134,7 @@ struct Words {
 struct KernelWords {
     always: Vec<String>,
     dom0: Words,
+    kvm: Words,
     plain: Words,
 }
 
@@ -180,6 +218,7 @@ impl Dom0Definition {
         for (who, shared, words) in [
             ("xen", &none, &self.hypervisor),
             ("dom0", &self.kernel.always, &self.kernel.dom0),
+            ("kvm", &self.kernel.always, &self.kernel.kvm),
             ("plain", &self.kernel.always, &self.kernel.plain),
         ] {
             for (variant, own) in [
@@ -265,13 +304,24 @@ mod tests {
                 .any(|p| p.starts_with("xen-"))
         );
         let lines = definition.command_lines();
-        assert_eq!(lines.len(), 9);
+        assert_eq!(lines.len(), 12);
         assert!(
             lines
                 .iter()
                 .all(|(name, words)| !words.is_empty() || name == "xen_serial"),
             "{lines:?}"
         );
+        let packages = |flavours: &[Flavour]| definition.machines.packages(flavours);
+        assert_eq!(
+            packages(&[Flavour::Xen, Flavour::Kvm, Flavour::Plain]),
+            ["ovmf", "qemu-system-x86", "qemu-system-xen"]
+        );
+        assert!(packages(&[Flavour::Plain]).is_empty());
+        let filter = definition.machines.path_filter();
+        let left_out = |path: &str| filter.excludes(Path::new(path), false);
+        assert!(left_out("usr/bin/qemu-system-i386") && left_out("usr/share/qemu/slof.bin"));
+        assert!(!left_out("usr/bin/qemu-system-x86_64"));
+        assert!(!left_out("usr/lib/x86_64-linux-gnu/libglib-2.0.so.0"));
         assert!(GrubModules::load().unwrap().platform("x86_64-efi").is_ok());
     }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::overlay::Target;
+use crate::recipe::Flavour;
 use crate::stages::fetch::LocalDeb;
 
 /// Why a build failed.
@@ -82,8 +83,15 @@ pub enum BuildError {
     },
     #[error(transparent)]
     GuestImage(#[from] crate::guest::TryError),
-    #[error("guest `{name}` runs as {modes}; an image starts guests as pvh or pv")]
-    GuestModes { name: String, modes: String },
+    #[error(
+        "guest `{name}` runs as {modes}; none of the image's flavours ({}) does that",
+        flavour_words(flavours)
+    )]
+    GuestModes {
+        name: String,
+        modes: String,
+        flavours: Vec<Flavour>,
+    },
     #[error("there is no guest `{name}` in the catalogue")]
     NoGuest { name: String, known: Vec<String> },
     #[error("the overlay `{name}` is for {found:?}, but was asked for {wanted:?}")]
@@ -182,9 +190,9 @@ impl BuildError {
             Self::Lock(e) => e.hint(),
             Self::Guest(e) => e.hint(),
             Self::GuestImage(e) => e.hint(),
-            Self::GuestModes { name, .. } => Some(format!(
-                "boot it alone on this host: `gasthaus guest try {name}`"
-            )),
+            Self::GuestModes { .. } => Some(
+                "`xen` runs guests as pvh, pv and hvm, `kvm` as kvm: add the flavour to the recipe's `flavours`".into(),
+            ),
             Self::Overlay(e) => e.hint(),
             Self::Program(e) => e.hint(),
             Self::Initramfs(e) => e.hint(),
@@ -212,6 +220,11 @@ impl BuildError {
             _ => None,
         }
     }
+}
+
+fn flavour_words(flavours: &[Flavour]) -> String {
+    let words: Vec<&str> = flavours.iter().map(|flavour| flavour.as_str()).collect();
+    words.join(", ")
 }
 
 fn io_hint(error: &io::Error) -> Option<String> {

@@ -16,7 +16,7 @@ use crate::stages::layers::Packing;
 use crate::stages::medium::MediumPlan;
 use crate::stages::{
     Settings, StageCx, boot_menu, dom0_tree, fetch, guests, initramfs, kernel, layers, lock,
-    medium, mini, net, netboot, profile, site, store, stream, tools,
+    machines, medium, mini, net, netboot, profile, site, store, stream, tools,
 };
 use crate::tool::Tools;
 
@@ -39,7 +39,7 @@ pub const STAGES: [(&str, &str); 13] = [
     ),
     (
         "layers",
-        "lay overlays and settings over dom0, pack the `site` layer",
+        "lay overlays and settings over dom0, pack `site`, and QEMU for guests that need it",
     ),
     (
         "initramfs",
@@ -204,7 +204,8 @@ pub fn build(request: &BuildRequest, ui: &Ui) -> Result<Outcome, BuildError> {
     if let Some(guests) = &guests {
         for (base, packing) in bases.into_iter().zip(&packings) {
             let site = site::site_entries(&cx, &debs, &base, guests)?;
-            let layers = layers::pack_layers(&cx, base, &site, guests, &tools, *packing)?;
+            let machines = machines::layer(&cx, &debs, &tools, *packing)?;
+            let layers = layers::pack_layers(&cx, base, &site, guests, machines, &tools, *packing)?;
             stacks.push((*packing, layers));
         }
     }

@@ -134,14 +134,15 @@ fn numbers() {
 
 #[test]
 fn words_and_lists() {
-    let plain = "3:20: `flavours[1]` is `plane`; allowed: `xen`, `plain`; did you mean `plain`?";
+    let plain =
+        "3:20: `flavours[1]` is `plane`; allowed: `xen`, `kvm`, `plain`; did you mean `plain`?";
     told("flavours = [\"xen\", \"plane\"]", &[plain]);
     told(
         "flavours = [\"xen\", \"plane\", \"xen\", 3]",
         &[
             plain,
             "3:29: `flavours[2]` is `xen` once more; allowed: each only once",
-            "3:36: `flavours[3]` is the integer `3`; allowed: `xen`, `plain`",
+            "3:36: `flavours[3]` is the integer `3`; allowed: `xen`, `kvm`, `plain`",
         ],
     );
     told(
@@ -284,13 +285,13 @@ fn users() {
 #[test]
 fn all_mistakes_of_a_file_in_the_order_of_their_places() {
     let told = problems_of(
-        "nam = \"x\"\ntitle = \"é\" # fine\nflavours = [\"é\", \"kvm\"]\n[xen]\nopts = 1\n",
+        "nam = \"x\"\ntitle = \"é\" # fine\nflavours = [\"é\", \"uml\"]\n[xen]\nopts = 1\n",
     );
     let expected = [
         "1:1: `name` is missing; expected the name of the image, e.g. `demo`".to_owned(),
         format!("1:1: `nam` is not a key of a recipe; allowed here: {TOP_KEYS}; did you mean `name`?"),
-        "3:13: `flavours[0]` is `é`; allowed: `xen`, `plain`".into(),
-        "3:18: `flavours[1]` is `kvm`; allowed: `xen`, `plain`".into(),
+        "3:13: `flavours[0]` is `é`; allowed: `xen`, `kvm`, `plain`".into(),
+        "3:18: `flavours[1]` is `uml`; allowed: `xen`, `kvm`, `plain`".into(),
         "5:1: `xen.opts` is not a key of a recipe; allowed here: `options`; did you mean `options`?".into(),
     ];
     assert_eq!(told, expected);

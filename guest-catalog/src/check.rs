@@ -163,7 +163,10 @@ impl Guest {
             Source::Url(_) => Some("source.url"),
             Source::Builtin(_) | Source::Debian(_) | Source::Oci(_) => None,
         };
+        // A kernel may be all of a guest.
+        let is_kernel = self.boot.from == BootFrom::Kernel && self.boot.kernel == SOURCE_IMAGE;
         if let Some(source) = becomes_disk
+            && !is_kernel
             && !self.disks.iter().any(|disk| disk.image == SOURCE_IMAGE)
         {
             conflict(

@@ -26,7 +26,8 @@ pub struct Guest {
     /// What the domain boots.
     #[serde(default)]
     pub boot: Boot,
-    /// Virtualisation modes in order of preference; the next is tried when one fails.
+    /// Virtualisation modes in order of preference; the next is tried when one fails. Xen has `pvh`, `pv` and `hvm`; without Xen,
+    /// QEMU has `kvm`.
     #[serde(default = "default_modes")]
     #[schemars(length(min = 1))]
     pub modes: Vec<Mode>,

@@ -23,6 +23,7 @@ mod read;
 mod render;
 mod resources;
 mod schema;
+pub mod screen;
 
 pub use catalogue::{Catalogue, Entry, nearest};
 pub use error::{GuestError, Problem, ProblemKind};
@@ -32,7 +33,7 @@ pub use guest::{
     Seed, Source, UrlSource,
 };
 pub use name::GuestName;
-pub use qemu::{QemuPlace, render_qemu};
+pub use qemu::{QemuHouse, QemuPlace, render_qemu, tap_name};
 pub use render::{PlacedDisk, Placement, cow_device_name, render_xl};
 pub use resources::Resources;
 pub use schema::{SCHEMA_JSON, generate_schema};

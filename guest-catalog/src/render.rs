@@ -21,6 +21,8 @@ pub struct Placement {
     pub initrd: Option<PathBuf>,
     /// One entry for each of the guest's disks, in the same order.
     pub disks: Vec<PlacedDisk>,
+    /// Where the layer with QEMU is mounted, if it is not in the places that Xen's tools know.
+    pub machines: Option<PathBuf>,
 }
 
 /// The backend of a disk in dom0.
@@ -63,6 +65,7 @@ impl Placement {
             kernel: place(&guest.boot.kernel),
             initrd: guest.boot.initrd.as_deref().map(place),
             disks: disks.collect(),
+            machines: None,
         }
     }
 }
@@ -106,13 +109,8 @@ pub fn render_xl(guest: &Guest, placement: &Placement, mode: Mode) -> Result<Str
         }
         let cmdline = checked.text("command-line", "boot.cmdline", &guest.boot.cmdline)?;
         let mut words = format!("{cmdline} gasthaus.guest={}", guest.name);
-        // The lease that the bridge's DHCP server keeps for this guest, without the wait for it.
         if let Some(address) = placement.address {
-            let _ = write!(words, " gasthaus.ip={address}/{BRIDGE_PREFIX_LEN}");
-            // Router and name server; isolated guests have neither.
-            if house_address(guest) == Some(BRIDGE_ADDRESS) {
-                let _ = write!(words, ",{BRIDGE_ADDRESS},{BRIDGE_ADDRESS}");
-            }
+            words += &address_word(guest, address);
         }
         line!("cmdline = \"{}\"", words.trim_start());
     }
@@ -125,7 +123,7 @@ pub fn render_xl(guest: &Guest, placement: &Placement, mode: Mode) -> Result<Str
     } else {
         line!("vif = [ ]");
     }
-    let (mut disks, mut floppies) = (Vec::new(), Vec::new());
+    let (mut disks, mut model_args) = (Vec::new(), Vec::new());
     for disk in &placement.disks {
         let device = checked.text("block-device", "disks.device", &disk.device)?;
         let access = if disk.writable { "rw" } else { "ro" };
@@ -134,7 +132,7 @@ pub fn render_xl(guest: &Guest, placement: &Placement, mode: Mode) -> Result<Str
         if let Some(unit) = device.strip_prefix("fd") {
             // xl.cfg(5) knows no floppies: the device model gets them by itself, and keeps writes to itself.
             let unit = if unit == "a" { 0 } else { 1 };
-            floppies.push(format!(
+            model_args.push(format!(
                 "\"-drive\", \"file={target},if=floppy,index={unit},format=raw,snapshot=on\""
             ));
             continue;
@@ -152,8 +150,20 @@ pub fn render_xl(guest: &Guest, placement: &Placement, mode: Mode) -> Result<Str
     }
     line!("disk = [ {} ]", disks.join(", "));
     if mode == Mode::Hvm {
-        if !floppies.is_empty() {
-            line!("device_model_args_hvm = [ {} ]", floppies.join(", "));
+        if let Some(machines) = &placement.machines {
+            let path = |part: &str| -> Result<String, GuestError> {
+                let path = machines.join(part);
+                Ok(checked.path("device model", &path)?.to_owned())
+            };
+            let model = path("usr/libexec/xen-qemu-system-i386")?;
+            line!("device_model_override = \"{model}\"");
+            // Where it finds the firmware of its graphics card.
+            for folder in ["usr/share/qemu", "usr/share/seabios"] {
+                model_args.push(format!("\"-L\", \"{}\"", path(folder)?));
+            }
+        }
+        if !model_args.is_empty() {
+            line!("device_model_args_hvm = [ {} ]", model_args.join(", "));
         }
         let order = match guest.disks.first() {
             Some(disk) if disk.cdrom => "d",
@@ -161,8 +171,15 @@ pub fn render_xl(guest: &Guest, placement: &Placement, mode: Mode) -> Result<Str
             _ => "c",
         };
         line!("boot = \"{order}\"");
-        if guest.boot.from == BootFrom::Uefi {
-            line!("firmware = \"uefi\"");
+        let (bios, path) = match guest.boot.from {
+            BootFrom::Uefi => ("ovmf", "usr/share/ovmf/OVMF.fd"),
+            BootFrom::Kernel | BootFrom::Bios => ("seabios", "usr/share/seabios/bios-256k.bin"),
+        };
+        line!("bios = \"{bios}\"");
+        if let Some(machines) = &placement.machines {
+            let path = machines.join(path);
+            let path = checked.path("firmware", &path)?;
+            line!("bios_path_override = \"{path}\"");
         }
         line!("vga = \"stdvga\"");
         line!("serial = \"pty\"");
@@ -177,6 +194,16 @@ pub fn render_xl(guest: &Guest, placement: &Placement, mode: Mode) -> Result<Str
     // it, and a guest reads it at every turn. Linux takes its time from Xen's own clock, so the bare counter serves it.
     line!("tsc_mode = \"native\"");
     Ok(out)
+}
+
+/// The word that tells a guest its address: the lease that the bridge's DHCP server keeps for it, without the wait for it.
+pub(crate) fn address_word(guest: &Guest, address: Ipv4Addr) -> String {
+    // Router and name server; isolated guests have neither.
+    let ways = match house_address(guest) {
+        Some(BRIDGE_ADDRESS) => format!(",{BRIDGE_ADDRESS},{BRIDGE_ADDRESS}"),
+        _ => String::new(),
+    };
+    format!(" gasthaus.ip={address}/{BRIDGE_PREFIX_LEN}{ways}")
 }
 
 struct Checked<'g> {

@@ -1,7 +1,7 @@
 //! Rendering: the kept files for Xen and QEMU, the static leases, and the refusal of what would need quoting.
 use guest_catalog::{
-    Catalogue, Guest, GuestError, Mode, Placement, QemuPlace, address, firewall, render_qemu,
-    render_xl,
+    BootFrom, Catalogue, Guest, GuestError, Mode, Placement, QemuHouse, QemuPlace, address,
+    firewall, render_qemu, render_xl, tap_name,
 };
 use std::path::{Path, PathBuf};
 
@@ -31,19 +31,52 @@ fn rendering_is_as_kept() {
         let folder = PathBuf::from("/var/lib/gasthaus/guests").join(entry.guest.name.as_str());
         let placement = Placement::in_folder(entry, &folder);
         if entry.guest.modes.contains(&Mode::Kvm) {
-            let place = QemuPlace {
+            let alone = QemuPlace {
                 mac: entry.mac,
                 kernel: None,
                 initrd: None,
                 disks: vec![folder.join("a,b.img")],
                 forwarded_port: None,
+                house: None,
             };
-            let arguments = render_qemu(&entry.guest, &place);
-            let lines: Vec<&str> = arguments.iter().map(|a| a.to_str().unwrap()).collect();
-            golden(
-                &format!("{}-kvm.txt", entry.guest.name),
-                &(lines.join("\n") + "\n"),
-            );
+            let house = QemuPlace {
+                kernel: Some(placement.kernel.clone()),
+                initrd: placement.initrd.clone(),
+                disks: placement.disks.iter().map(|d| d.target.clone()).collect(),
+                house: Some(QemuHouse {
+                    address: placement.address,
+                    sockets: "/run/a,b".into(),
+                    console_log: "/var/log/c,d".into(),
+                    machines: "/machines".into(),
+                    kvm: true,
+                }),
+                ..alone.clone()
+            };
+            let mut emulated = house.clone();
+            if let Some(house) = &mut emulated.house {
+                house.kvm = false;
+            }
+            for (place, end) in [(alone, "kvm"), (house, "house"), (emulated, "emulated")] {
+                let arguments = render_qemu(&entry.guest, &place);
+                let lines: Vec<&str> = arguments.iter().map(|a| a.to_str().unwrap()).collect();
+                if end == "emulated" {
+                    // As in the house, but for these.
+                    assert!(
+                        lines
+                            .windows(4)
+                            .any(|words| words == ["-accel", "tcg", "-cpu", "max"])
+                    );
+                    let spared =
+                        |line: &&str| line.ends_with(" mitigations=off nokaslr cryptomgr.notests");
+                    let has_kernel = entry.guest.boot.from == BootFrom::Kernel;
+                    assert_eq!(lines.iter().any(spared), has_kernel, "{lines:?}");
+                    continue;
+                }
+                golden(
+                    &format!("{}-{end}.txt", entry.guest.name),
+                    &(lines.join("\n") + "\n"),
+                );
+            }
             assert!(matches!(
                 render_xl(&entry.guest, &placement, Mode::Kvm),
                 Err(GuestError::Unrenderable { .. })
@@ -62,6 +95,10 @@ fn rendering_is_as_kept() {
             );
         }
     }
+    assert_eq!(
+        tap_name(address::Mac([0, 0x16, 0x3e, 1, 2, 3])),
+        "vif00163e010203"
+    );
     golden(
         "static-leases.conf",
         &address::render_static_leases(&shipped, address::DEFAULT_BRIDGE),

@@ -1,19 +1,15 @@
 //! QEMU's machine protocol (QMP), as much of it as trying a guest needs: its text screen, its keys, a picture.
 
-use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use guest_catalog::screen;
 use serde_json::{Value, json};
 
 use super::TryError;
 
-/// VGA text mode: 80 x 25 cells of a character and its colours, two bytes each, from this address on.
-const TEXT_ADDRESS: u64 = 0xB_8000;
-const COLUMNS: usize = 80;
-const ROWS: usize = 25;
 /// QEMU answers at once, or its machine is stuck.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 /// Longest answer that is read, in lines: events come in between.
@@ -88,9 +84,9 @@ impl Monitor {
 
     /// The screen as text; nonsense while the machine shows graphics.
     pub(super) fn screen(&mut self) -> Result<String, TryError> {
-        let line = format!("xp /{}hx {TEXT_ADDRESS:#x}", COLUMNS * ROWS);
-        let answer = self.execute("human-monitor-command", json!({ "command-line": line }))?;
-        Ok(text_of(answer.as_str().unwrap_or_default()))
+        let arguments = json!({ "command-line": screen::command() });
+        let answer = self.execute("human-monitor-command", arguments)?;
+        Ok(screen::text_of(answer.as_str().unwrap_or_default()))
     }
 
     /// Types `text` and Enter.
@@ -120,29 +116,6 @@ fn lost(source: io::Error) -> TryError {
     }
 }
 
-/// The words of `xp` → rows of text. Each word is a cell, its low byte the character.
-fn text_of(dump: &str) -> String {
-    let cells = dump.lines().flat_map(|line| {
-        let words = line.split_once(':').map_or("", |(_, words)| words);
-        words
-            .split_ascii_whitespace()
-            .filter_map(|word| u16::from_str_radix(word.trim_start_matches("0x"), 16).ok())
-    });
-    let mut text = String::new();
-    for (index, cell) in cells.take(COLUMNS * ROWS).enumerate() {
-        if index > 0 && index % COLUMNS == 0 {
-            text.truncate(text.trim_end_matches(' ').len());
-            text.push('\n');
-        }
-        let byte = (cell & 0xFF) as u8;
-        let shown = if byte.is_ascii_graphic() { byte } else { b' ' };
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{}", char::from(shown));
-    }
-    text.truncate(text.trim_end().len());
-    text
-}
-
 /// QEMU's names of the keys for a character (qapi/ui.json, `QKeyCode`).
 fn key_name(c: char) -> Option<String> {
     Some(match c {
@@ -155,31 +128,4 @@ fn key_name(c: char) -> Option<String> {
         '!' => "shift-1".to_owned(),
         _ => return None,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_dump_becomes_text() {
-        let mut words = vec![0x0720u16; COLUMNS * ROWS];
-        for (at, c) in [
-            (0, b'A'),
-            (1, b':'),
-            (2, b'\\'),
-            (3, b'>'),
-            (80, b'x'),
-            (81, 0xB3),
-        ] {
-            words[at] = 0x0700 | u16::from(c);
-        }
-        let mut dump = String::new();
-        for (index, row) in words.chunks(8).enumerate() {
-            let row: Vec<String> = row.iter().map(|word| format!("{word:#06x}")).collect();
-            dump += &format!("{:016x}: {}\r\n", 0xB8000 + index * 16, row.join(" "));
-        }
-        assert_eq!(text_of(&dump), "A:\\>\nx");
-        assert_eq!(text_of("Cannot access memory\n"), "");
-    }
 }

@@ -98,6 +98,7 @@ pub fn ready(
             })
             .collect(),
         forwarded_port: page_port,
+        house: None,
     };
     Ok(Ready {
         arguments: render_qemu(guest, &place),

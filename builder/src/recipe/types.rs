@@ -220,7 +220,9 @@ pub struct Stream {
 pub enum Flavour {
     /// Xen below dom0; guests are Xen domains.
     Xen,
-    /// The same system without a hypervisor.
+    /// The same system without Xen; guests run in QEMU, by KVM where the processor gives it, else emulated.
+    Kvm,
+    /// The same system without any guest.
     Plain,
 }
 
@@ -277,7 +279,11 @@ pub(super) trait Word: Copy + PartialEq + 'static {
 }
 
 impl Word for Flavour {
-    const ALL: &'static [(&'static str, Self)] = &[("xen", Self::Xen), ("plain", Self::Plain)];
+    const ALL: &'static [(&'static str, Self)] = &[
+        ("xen", Self::Xen),
+        ("kvm", Self::Kvm),
+        ("plain", Self::Plain),
+    ];
 }
 impl Word for Output {
     const ALL: &'static [(&'static str, Self)] = &[

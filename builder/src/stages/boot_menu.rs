@@ -232,6 +232,7 @@ pub fn variables(
         .first()
         .map_or("plain", |flavour| match flavour {
             Flavour::Xen => "xen",
+            Flavour::Kvm => "kvm",
             Flavour::Plain => "plain",
         });
     let mut variables: BTreeMap<String, String> = BTreeMap::from([
@@ -241,6 +242,10 @@ pub fn variables(
         ("version".into(), env!("CARGO_PKG_VERSION").into()),
         ("timeout_secs".into(), recipe.timeout_secs.to_string()),
         ("default_entry".into(), default_entry.into()),
+        (
+            "with_kvm".into(),
+            u8::from(recipe.flavours.contains(&Flavour::Kvm)).to_string(),
+        ),
     ]);
     for (name, words) in definition.command_lines() {
         let own: &[String] = match name.split('_').next() {

@@ -26,6 +26,9 @@ pub const TOOLS_SET: &str = "tools";
 /// The set of packages of which some files go into dom0 without being installed.
 pub const FILES_SET: &str = "files";
 
+/// The set of what the layer `machines` is made of.
+pub const MACHINES_SET: &str = "machines";
+
 /// The set of a guest's packages.
 #[must_use]
 pub fn guest_set(guest: &str) -> String {

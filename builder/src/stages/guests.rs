@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use guest_catalog::address::{DEFAULT_BRIDGE, render_quiet_network, render_static_leases};
 use guest_catalog::{
-    BuiltinGuest, Catalogue, DebianSource, Entry as Placed, Guest, NetworkMode, OciSource, Source,
-    TINY_MODULES,
+    BuiltinGuest, Catalogue, DebianSource, Entry as Placed, Guest, Mode, NetworkMode, OciSource,
+    Source, TINY_MODULES,
 };
 use hypervisor_image::initramfs::InitramfsEntry;
 
@@ -30,6 +30,7 @@ use crate::guest as guest_image;
 use crate::guest_source::catalogue_of;
 use crate::manifest::GuestSummary;
 use crate::overlay::{Entries, Entry, Node, Target};
+use crate::recipe::Flavour;
 use crate::tool::{Run, Tools};
 
 /// Where dom0 finds its guests.
@@ -158,7 +159,7 @@ fn layer(
         let cached = cx.cache.has(&place, &key);
         let dir = cx.cache.result(&place, &key, cx.sandbox, |scratch| {
             let run = mkfs_erofs(tools, cx, &key, packing)?;
-            let kernel = kernel.has_xen.then(|| kernel.vmlinux());
+            let kernel = kernel.has_vmlinux.then(|| kernel.vmlinux());
             pack(run, kernel.as_deref(), made, scratch)
         })?;
         Ok((
@@ -198,12 +199,18 @@ fn make_guest(
         page.to_vec(),
         cx.epoch_secs.to_le_bytes().to_vec(),
     ];
-    // dom0 has no device model, which is what emulates a PC.
-    if guest.modes.iter().all(|mode| mode.is_pc()) {
+    let flavours = &cx.recipe.flavours;
+    let can_run = |mode: &Mode| match mode {
+        Mode::Kvm => flavours.contains(&Flavour::Kvm),
+        Mode::Pv | Mode::Pvh | Mode::Hvm => flavours.contains(&Flavour::Xen),
+    };
+    let runs_guests = *flavours != [Flavour::Plain];
+    if runs_guests && !guest.modes.iter().any(can_run) {
         let modes: Vec<&str> = guest.modes.iter().map(|mode| mode.as_str()).collect();
         return Err(BuildError::GuestModes {
             name,
             modes: modes.join(" or "),
+            flavours: flavours.clone(),
         });
     }
     let places = image_places(cx);

@@ -35,6 +35,8 @@ pub struct Kernel {
     pub key: Key,
     /// Whether there is a hypervisor.
     pub has_xen: bool,
+    /// Whether there is the kernel unpacked, for guests.
+    pub has_vmlinux: bool,
 }
 
 /// Takes kernel and hypervisor out of their packages, or finds them in the cache.
@@ -52,7 +54,16 @@ pub fn take_kernel(cx: &StageCx<'_>, debs: &Debs) -> Result<Kernel, BuildError> 
         })?),
         false => None,
     };
-    let key = Key::of([REVISION, &linux.sha256, xen.map_or("", |deb| &deb.sha256)]);
+    let unpacked = xen.is_some() || cx.recipe.flavours.contains(&Flavour::Kvm);
+    let key = Key::of([
+        REVISION,
+        &linux.sha256,
+        match xen {
+            Some(deb) => &deb.sha256,
+            None if unpacked => "unpacked",
+            None => "",
+        },
+    ]);
     cx.stage("kernel", "", || {
         let cached = cx.cache.has("kernel", &key);
         let dir = cx.cache.result("kernel", &key, cx.sandbox, |scratch| {
@@ -62,11 +73,15 @@ pub fn take_kernel(cx: &StageCx<'_>, debs: &Debs) -> Result<Kernel, BuildError> 
                     path.starts_with("boot/xen-4") && path.ends_with(".gz")
                 })?;
                 write(&scratch.join("xen.gz"), &image)?;
+            }
+            if unpacked {
                 let path = scratch.join("vmlinuz");
                 let kernel = fs::read(&path).map_err(BuildError::io("read", &path))?;
                 let elf = bzimage::unpack(&kernel)
                     .map_err(|source| BuildError::Kernel { path, source })?;
-                write(&scratch.join("vmlinux.lz4"), &bzimage::pack_for_xen(&elf))?;
+                if xen.is_some() {
+                    write(&scratch.join("vmlinux.lz4"), &bzimage::pack_for_xen(&elf))?;
+                }
                 write(&scratch.join("vmlinux"), &elf)?;
             }
             Ok::<_, BuildError>(())
@@ -79,6 +94,7 @@ pub fn take_kernel(cx: &StageCx<'_>, debs: &Debs) -> Result<Kernel, BuildError> 
                 release,
                 key: key.clone(),
                 has_xen: xen.is_some(),
+                has_vmlinux: unpacked,
             },
             cached,
         ))

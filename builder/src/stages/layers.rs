@@ -55,7 +55,7 @@ impl Packing {
 /// A packed layer.
 #[derive(Clone, Debug)]
 pub struct Layer {
-    /// `base`, `site` or `guests`.
+    /// `base`, `site`, `guests` or `machines`.
     pub name: &'static str,
     /// The image.
     pub path: PathBuf,
@@ -63,7 +63,7 @@ pub struct Layer {
     pub key: Key,
 }
 
-/// The layers, lowest first.
+/// The layers, lowest first. `machines` comes last: it is not stacked, but mounted when it is needed.
 #[derive(Clone, Debug)]
 pub struct Layers(pub Vec<Layer>);
 
@@ -76,6 +76,7 @@ pub fn pack_layers(
     base: BaseLayer,
     site: &Entries,
     guests: &Guests,
+    machines: Option<Layer>,
     tools: &Tools,
     packing: Packing,
 ) -> Result<Layers, BuildError> {
@@ -111,7 +112,12 @@ pub fn pack_layers(
             cached,
         ))
     })?;
-    let layers = [Some(base.layer), Some(site), guests.layer(packing)];
+    let layers = [
+        Some(base.layer),
+        Some(site),
+        guests.layer(packing),
+        machines,
+    ];
     Ok(Layers(layers.into_iter().flatten().collect()))
 }
 

@@ -11,7 +11,10 @@ use gasthaus_debian::release::Keyring;
 use gasthaus_debian::resolve::{PackageSet, Request, resolve};
 use guest_catalog::Source;
 
-use super::fetch::{Bars, DOM0_SET, FILES_SET, TOOLS_SET, fetcher, guest_set, mirrors_for};
+use super::fetch::{
+    Bars, DOM0_SET, FILES_SET, MACHINES_SET, TOOLS_SET, fetcher, guest_set, mirrors_for,
+};
+use super::machines;
 use super::tools::TOOL_PACKAGES;
 use crate::cache::Cache;
 use crate::cli::ui::Ui;
@@ -121,7 +124,8 @@ fn renew(
     Ok(locked)
 }
 
-/// What the recipe wants of the archive: a set for dom0, one of which dom0 has files, one for the tools, one for each guest that is a Debian system; and
+/// What the recipe wants of the archive: a set for dom0, one of which dom0 has files, one for the tools, one for QEMU, one for each guest that is a
+/// Debian system; and
 /// from elsewhere: the images of guests that come from addresses.
 ///
 /// # Errors
@@ -165,8 +169,17 @@ pub fn request_of(request: &BuildRequest) -> Result<Request, BuildError> {
             ..PackageSet::default()
         },
     ];
+    let catalogue = catalogue_of(recipe, &request.recipe_dir)?;
+    let machines = machines::packages(&definition, recipe, &catalogue);
+    if !machines.is_empty() {
+        sets.push(PackageSet {
+            name: MACHINES_SET.into(),
+            install: machines,
+            ..PackageSet::default()
+        });
+    }
     let mut inputs = Vec::new();
-    for entry in catalogue_of(recipe, &request.recipe_dir)?.entries() {
+    for entry in catalogue.entries() {
         let name = guest_set(entry.guest.name.as_str());
         match &entry.guest.source {
             Source::Debian(source) => sets.push(PackageSet {

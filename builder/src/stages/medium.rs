@@ -357,7 +357,7 @@ pub fn publish(
         })
         .collect();
     layers.sort_by_key(|layer| {
-        ["base", "site", "guests"]
+        ["base", "site", "guests", "machines"]
             .iter()
             .position(|n| *n == layer.name)
     });

@@ -13,6 +13,7 @@ pub mod initramfs;
 pub mod kernel;
 pub mod layers;
 pub mod lock;
+pub mod machines;
 pub mod medium;
 pub mod mini;
 pub mod modules;

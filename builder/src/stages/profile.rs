@@ -75,6 +75,9 @@ pub fn plan(
     };
     let flavours = &cx.recipe.flavours;
     for flavour in flavours {
+        if *flavour == Flavour::Kvm {
+            continue; // it reads what the plain one does, and then its guests' disks
+        }
         let is_xen = *flavour == Flavour::Xen;
         let name = match is_xen || !flavours.contains(&Flavour::Xen) {
             true => main.clone(),

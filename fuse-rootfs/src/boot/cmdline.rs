@@ -34,6 +34,10 @@ pub const KEYS: &[(&str, &str)] = &[
     ("gasthaus.guests", "`off` starts no guest"),
     ("gasthaus.page", "`on` opens the house in a browser"),
     (
+        "gasthaus.hypervisor",
+        "`kvm`: without Xen, guests run in QEMU",
+    ),
+    (
         "gasthaus.root",
         "block device that holds the root (guest domains)",
     ),
@@ -62,6 +66,8 @@ pub struct BootParams {
     pub debug: bool,
     /// Copy the layers to RAM.
     pub toram: bool,
+    /// Without Xen, guests run in QEMU.
+    pub kvm: bool,
     /// Block device that holds the root directly (guest domains), e.g. `/dev/xvda`.
     pub root: Option<String>,
     /// File system type of `root`.
@@ -88,6 +94,7 @@ impl Default for BootParams {
             shell: false,
             debug: false,
             toram: false,
+            kvm: false,
             root: None,
             root_fstype: "ext4".into(),
             init: super::handover::REAL_INIT.into(),
@@ -189,6 +196,14 @@ fn apply(params: &mut BootParams, key: &str, value: Option<&str>) {
         "gasthaus.shell" => params.shell = flag(params, key, value),
         "gasthaus.debug" => params.debug = flag(params, key, value),
         "gasthaus.toram" => params.toram = flag(params, key, value),
+        "gasthaus.hypervisor" => {
+            params.kvm = text == "kvm";
+            if !params.kvm {
+                params
+                    .warnings
+                    .push(format!("`gasthaus.hypervisor={text}`: expected `kvm`"));
+            }
+        }
         "gasthaus.guests" | "gasthaus.page" => {
             if !matches!(text, "on" | "off") {
                 params

@@ -111,8 +111,10 @@ fn empty(dir: &rustix::fd::OwnedFd, device: u64, depth: usize, kept: &[&str]) {
 }
 
 /// Moves the mounts, empties the initramfs but for the top-level names in `kept`, and becomes `init`. Only returns on error.
-pub fn switch_root(init: &str, args: Vec<OsString>, kept: &[&str]) -> BootError {
-    match try_switch_root(init, args, kept) {
+///
+/// With `kvm`, guests run without Xen.
+pub fn switch_root(init: &str, args: Vec<OsString>, kept: &[&str], kvm: bool) -> BootError {
+    match try_switch_root(init, args, kept, kvm) {
         Ok(never) => match never {},
         Err(error) => error,
     }
@@ -122,6 +124,7 @@ fn try_switch_root(
     init: &str,
     args: Vec<OsString>,
     kept: &[&str],
+    kvm: bool,
 ) -> Result<std::convert::Infallible, BootError> {
     let step = |action: String| {
         move |error: rustix::io::Errno| BootError::Handover {
@@ -152,8 +155,11 @@ fn try_switch_root(
     rustix::process::chroot(".").map_err(step("change the root".into()))?;
     rustix::process::chdir("/").map_err(step("enter `/`".into()))?;
     drop(old);
-    if init == REAL_INIT && xen::in_control_domain() {
-        xen::mount_terminals();
+    let xen = xen::in_control_domain();
+    if init == REAL_INIT && (kvm || xen) {
+        if xen {
+            xen::mount_terminals();
+        }
         start_guests();
     }
     let error = Command::new(init).args(args).exec();

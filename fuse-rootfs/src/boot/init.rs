@@ -110,7 +110,12 @@ fn steps(
         now_ms(),
         marks.line()
     ));
-    Err(handover::switch_root(&params.init, args.to_vec(), kept))
+    Err(handover::switch_root(
+        &params.init,
+        args.to_vec(),
+        kept,
+        params.kvm,
+    ))
 }
 
 /// The loader with what is always loaded, and the listener that feeds it. Another try goes on with both.

@@ -6,7 +6,7 @@
 use super::error::{BootError, LayerError};
 use super::modules::loader::Loader;
 use super::mounts::{self, SYSROOT, run_dir};
-use super::{isofile, log, read_ahead};
+use super::{handover, isofile, log, read_ahead};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags};
 use rustix::mount::{fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount};
 use std::fs::{self, File};
@@ -20,6 +20,8 @@ const MAX_LAYERS: usize = 32;
 const MAX_NAME_BYTES: usize = 64;
 /// The layer with the guests' kernel and disks: these are read from front to back, or by guests that read ahead themselves.
 const GUESTS: &str = "guests";
+/// The layer that is not stacked: QEMU, which `guests` mounts when the first guest needs it. The note of that name says where it is.
+const MACHINES: &str = "machines";
 /// `struct erofs_super_block` (linux fs/erofs/erofs_fs.h): at byte 1024; magic at 0, log2 of the block size at 12 (u8), blocks at 36 (u32).
 const SUPERBLOCK_OFFSET: u64 = 1024;
 const MAGIC: [u8; 4] = [0xe2, 0xe1, 0xf5, 0xe0];
@@ -233,8 +235,13 @@ pub fn stack(
             log::warn(problem); // the mount below says whether it matters
         }
     }
+    let is_aside = |layer: &&Layer| layer.name == MACHINES;
+    if let Some(layer) = layers.iter().find(is_aside) {
+        handover::note(MACHINES, &format!("{}\n", layer.path.display()))?;
+    }
     let lower: Vec<PathBuf> = layers
         .iter()
+        .filter(|layer| !is_aside(layer))
         .map(|layer| mount_layer(loader, layer, reading))
         .collect::<Result<_, _>>()?;
     let rw = run_dir("rw");

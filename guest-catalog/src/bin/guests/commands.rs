@@ -6,8 +6,8 @@ use crate::program::XL;
 use crate::resize::{self, Change};
 use crate::start::{self, Manner, Starter};
 use crate::state::{Record, State};
-use crate::xl::{Domain, Toolstack, Xl};
-use crate::{logs, saved, screen, screens};
+use crate::xl::{Domain, toolstack};
+use crate::{logs, saved, screen, screens, terminal};
 use guest_catalog::address::Mac;
 use guest_catalog::{Catalogue, Entry, Mode};
 use serde::Serialize;
@@ -66,7 +66,7 @@ pub fn list(house: &House, json: bool) -> Result<(), Failure> {
 
 fn domains(house: &House) -> Result<Vec<Domain>, Failure> {
     match house.hypervisor() {
-        Hypervisor::Xen => Xl.domains(),
+        Hypervisor::Xen | Hypervisor::Kvm => toolstack(house).domains(),
         Hypervisor::None => Ok(Vec::new()),
     }
 }
@@ -184,7 +184,7 @@ pub fn start(house: &House, name: &str) -> Result<String, Failure> {
         record.restarts = 0;
         record.enter(house, &entry.guest.name, State::Stopped, None)?;
     }
-    let mode = Starter::new(house, &Xl).start(entry, &|| {})?;
+    let mode = Starter::new(house, &*toolstack(house)).start(entry, &|| {})?;
     let address = entry
         .address
         .map(|address| format!(" at {address}"))
@@ -200,7 +200,7 @@ pub fn stop(house: &House, name: &str, now: bool) -> Result<String, Failure> {
     let patience = if now { Duration::ZERO } else { STOP_PATIENCE };
     start::stop(
         house,
-        &Xl,
+        &*toolstack(house),
         entry,
         Manner {
             patience,
@@ -302,7 +302,7 @@ pub fn down(house: &House) -> Result<(), Failure> {
     let stop = |entry| {
         start::stop(
             house,
-            &Xl,
+            &*toolstack(house),
             entry,
             Manner {
                 patience: DOWN_PATIENCE,
@@ -324,14 +324,22 @@ pub fn down(house: &House) -> Result<(), Failure> {
     })
 }
 
-/// Becomes `xl console`.
+/// Becomes `xl console`, or talks to QEMU.
 pub fn console(house: &House, name: &str) -> Result<(), Failure> {
     let catalogue = house.catalogue()?;
     let entry = catalogue.find(name)?;
     need_hypervisor(house)?;
-    if Xl.domain(name)?.is_none() {
+    if toolstack(house).domain(name)?.is_none() {
         return Err(Failure::NotRunning {
             guest: name.to_owned(),
+        });
+    }
+    if house.hypervisor() == Hypervisor::Kvm {
+        let path = house.run("qemu").join(format!("{name}.console"));
+        return terminal::attach(&path).map_err(|source| Failure::File {
+            attempt: "sit down at the console",
+            path,
+            source,
         });
     }
     let source = std::process::Command::new(XL)
@@ -354,13 +362,13 @@ pub fn attach(house: &House, name: &str) -> Result<(), Failure> {
     })
 }
 
-/// Shows the `xl` configuration.
+/// Shows what a guest is started with: the `xl` configuration, or QEMU's arguments.
 pub fn config(house: &House, name: &str, mode: Option<&str>) -> Result<(), Failure> {
     let catalogue = house.catalogue()?;
     let entry = catalogue.find(name)?;
     let allowed = &entry.guest.modes;
     let mode = match mode {
-        None => allowed[0],
+        None => preferred(house.hypervisor(), allowed),
         Some(word) => *allowed
             .iter()
             .find(|mode| mode.as_str() == word)
@@ -371,6 +379,13 @@ pub fn config(house: &House, name: &str, mode: Option<&str>) -> Result<(), Failu
             })?,
     };
     print(&house.config(entry, mode)?)
+}
+
+/// The mode that would be tried first.
+fn preferred(hypervisor: Hypervisor, modes: &[Mode]) -> Mode {
+    let kvm = hypervisor == Hypervisor::Kvm;
+    let fits = modes.iter().find(|mode| kvm == (**mode == Mode::Kvm));
+    *fits.unwrap_or(&modes[0])
 }
 
 pub fn need_hypervisor(house: &House) -> Result<(), Failure> {

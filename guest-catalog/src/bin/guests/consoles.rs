@@ -11,14 +11,28 @@ use std::time::{Duration, Instant};
 /// Writes `line` to standard output (the journal) and to all consoles. A console that is not there, or takes nothing,
 /// is passed over: another one will do, and there is nobody else to tell.
 pub fn say(house: &House, line: &str) {
+    say_and(house, line, || {});
+}
+
+/// As [`say`]; does `shown` when the screen has the line, before other consoles get it.
+pub fn say_and(house: &House, line: &str, shown: impl FnOnce()) {
     println!("{line}");
-    show(house, line);
+    show_and(house, line, shown);
 }
 
 /// Writes `line` to all consoles, and nowhere else: what people at the machine may know, and the journal need not keep.
 pub fn show(house: &House, line: &str) {
-    for name in names(&house.read("sys/class/tty/console/active")) {
-        let path = house.root().join("dev").join(&name);
+    show_and(house, line, || {});
+}
+
+fn show_and(house: &House, line: &str, shown: impl FnOnce()) {
+    let names = names(&house.read("sys/class/tty/console/active"));
+    let (screens, lines): (Vec<&String>, Vec<&String>) = names.iter().partition(|name| {
+        let number = name.strip_prefix("tty");
+        number.is_some_and(|number| number.starts_with(|c: char| c.is_ascii_digit()))
+    });
+    let write = |name: &String| {
+        let path = house.root().join("dev").join(name);
         // Who opens a log-in prompt hangs the line up, for those before it too: then once more.
         for _ in 0..TRIES {
             match write_to(&path, &format!("\n{line}\n")) {
@@ -26,7 +40,10 @@ pub fn show(house: &House, line: &str) {
                 Ok(()) | Err(_) => break,
             }
         }
-    }
+    };
+    screens.into_iter().for_each(write);
+    shown();
+    lines.into_iter().for_each(write);
 }
 
 const TRIES: u32 = 3;
@@ -98,10 +115,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("dev")).unwrap();
         std::fs::write(dir.path().join("dev/hvc0"), "").unwrap();
-        say(&House::at(dir.path()), "hello");
-        assert_eq!(
-            std::fs::read_to_string(dir.path().join("dev/hvc0")).unwrap(),
-            "\nhello\n"
-        );
+        std::fs::write(dir.path().join("dev/tty1"), "").unwrap();
+        let said = |name| std::fs::read_to_string(dir.path().join("dev").join(name)).unwrap();
+        say_and(&House::at(dir.path()), "hello", || {
+            assert_eq!(
+                (said("tty1"), said("hvc0")),
+                ("\nhello\n".into(), "".into())
+            );
+        });
+        assert_eq!(said("hvc0"), "\nhello\n");
     }
 }

@@ -7,7 +7,7 @@
 use crate::error::Failure;
 use crate::house::{House, Hypervisor};
 use crate::start::Starter;
-use crate::xl::{Toolstack as _, Xl};
+use crate::xl::toolstack;
 use crate::{daemons, head_start, state, up};
 use std::thread;
 use std::time::Duration;
@@ -28,17 +28,20 @@ pub fn run(house: &House) -> Result<(), Failure> {
     if let Err(error) = rustix::process::nice(NICENESS) {
         println!("guests: no precedence for the guests' start: {error}");
     }
-    daemons::start_store(house)?;
+    let xen = house.hypervisor() == Hypervisor::Xen;
+    if xen {
+        daemons::start_store(house)?;
+    }
     let catalogue = house.catalogue()?;
     let guests = up::autostarted(&catalogue);
-    let tools = Xl;
+    let tools = toolstack(house);
     let starter =
-        Starter::new(house, &tools).at_start(house.has_served_guests(), Some(tools.free_mib()?));
+        Starter::new(house, &*tools).at_start(house.has_served_guests(), Some(tools.free_mib()?));
     let mut groups = guests.chunk_by(|a, b| a.guest.order == b.guest.order);
     thread::scope(|scope| {
         // Wanted at the end of a domain's building.
         scope.spawn(|| {
-            if let Err(failure) = daemons::start_consoles(house) {
+            if xen && let Err(failure) = daemons::start_consoles(house) {
                 println!("guests: {}", failure.in_one_line());
             }
         });

@@ -12,6 +12,10 @@ pub enum Failure {
     Guest(#[from] GuestError),
     #[error("this machine runs no hypervisor that could run guests")]
     NoHypervisor,
+    #[error("cannot {attempt}: that takes Xen, and KVM runs this machine")]
+    XenOnly { attempt: &'static str },
+    #[error("this image has no QEMU, which would be the PC around the guest")]
+    NoMachines,
     #[error("cannot start `{program}` to {purpose}")]
     ProgramStart {
         program: &'static str,
@@ -123,7 +127,10 @@ impl Failure {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Guest(error) => error.hint(),
-            Self::NoHypervisor => Some("choose the Xen entry in the boot menu".into()),
+            Self::NoHypervisor => Some("choose the Xen or the KVM entry in the boot menu".into()),
+            Self::NoMachines => Some(
+                "give `kvm` among the recipe's `flavours`, or a guest with mode `hvm`, and build again".into(),
+            ),
             Self::ProgramStart { source, .. }
                 if source.kind() == io::ErrorKind::PermissionDenied =>
             {

@@ -1,5 +1,6 @@
 //! Whether a guest is up: its page is fetched, its console read.
 use crate::house::House;
+use crate::xl::Toolstack;
 use guest_catalog::Entry;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::PathBuf;
@@ -23,15 +24,20 @@ impl Since {
     /// The mark of now, before a start.
     pub fn now(house: &House, entry: &Entry) -> Self {
         let console_bytes =
-            std::fs::metadata(console_log(house, entry)).map_or(0, |about| about.len());
+            std::fs::metadata(house.console_log(entry)).map_or(0, |about| about.len());
         Self { console_bytes }
     }
 }
 
 /// One look at a guest; `Err` says what is not (yet) as it should be.
-pub fn look(house: &House, entry: &Entry, since: &Since) -> Result<(), String> {
+pub fn look(
+    house: &House,
+    tools: &dyn Toolstack,
+    entry: &Entry,
+    since: &Since,
+) -> Result<(), String> {
     if let Some(text) = &entry.guest.health.console {
-        let log = console_log(house, entry);
+        let log = house.console_log(entry);
         let mut said = Vec::new();
         let read = std::fs::File::open(&log).and_then(|mut file| {
             file.seek(SeekFrom::Start(since.console_bytes))?;
@@ -45,6 +51,17 @@ pub fn look(house: &House, entry: &Entry, since: &Since) -> Result<(), String> {
         })?;
         if !String::from_utf8_lossy(&said).contains(text.as_str()) {
             return Err(format!("its console has not said `{text}`"));
+        }
+    }
+    if let Some(text) = &entry.guest.health.screen {
+        let screen = tools.screen(entry.guest.name.as_str());
+        let screen = screen.map_err(|failure| failure.in_one_line())?;
+        if !screen.contains(text.as_str()) {
+            let last = screen.lines().rfind(|line| !line.trim().is_empty());
+            let last = last.unwrap_or_default().trim();
+            return Err(format!(
+                "its screen does not show `{text}`; its last line is `{last}`"
+            ));
         }
     }
     if let (Some(http), Some(expected)) = (&entry.guest.health.http, entry.guest.expected_text()) {
@@ -92,12 +109,9 @@ fn fetch(url: &str, expected: &str) -> Result<(), String> {
     }
 }
 
-/// Where xenconsoled writes what a guest says (XENCONSOLED_TRACE=guest).
+/// Where everything is written that a guest says.
 pub fn console_log(house: &House, entry: &Entry) -> PathBuf {
-    house.root().join(format!(
-        "var/log/xen/console/guest-{}.log",
-        entry.guest.name
-    ))
+    house.console_log(entry)
 }
 
 #[cfg(test)]

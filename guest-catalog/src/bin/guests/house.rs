@@ -1,9 +1,17 @@
 //! The house: where its files are, what it runs on, and what its kernel command line says.
 use crate::error::Failure;
-use guest_catalog::{Catalogue, Entry, Mode, Placement, render_xl};
+use crate::machines;
+use crate::program::{MACHINES, QEMU};
+use guest_catalog::{
+    BootFrom, Catalogue, Entry, Guest, Mode, Placement, QemuHouse, QemuPlace, render_qemu,
+    render_xl,
+};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// How many times as long as elsewhere a guest may take to come up on an emulated processor.
+const SLOW_PATIENCE: u32 = 4;
 
 /// Paths of one house; tests use another root.
 #[derive(Debug, Clone)]
@@ -15,6 +23,8 @@ pub struct House {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hypervisor {
     Xen,
+    /// Linux alone, with guests in QEMU.
+    Kvm,
     None,
 }
 
@@ -23,6 +33,7 @@ impl Hypervisor {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Xen => "xen",
+            Self::Kvm => "kvm",
             Self::None => "none",
         }
     }
@@ -71,16 +82,49 @@ impl House {
         self.guests().join(entry.guest.name.as_str())
     }
 
-    /// The `xl` configuration of a guest.
+    /// What a guest is started with: the configuration for `xl`, or QEMU and its arguments, one a line.
     pub fn config(&self, entry: &Entry, mode: Mode) -> Result<String, Failure> {
-        Ok(render_xl(
-            &entry.guest,
-            &Placement::in_folder(entry, &self.folder(entry)),
-            mode,
-        )?)
+        let mut placement = Placement::in_folder(entry, &self.folder(entry));
+        if mode != Mode::Kvm {
+            placement.machines = mode.is_pc().then(|| MACHINES.into());
+            return Ok(render_xl(&entry.guest, &placement, mode)?);
+        }
+        let place = QemuPlace {
+            mac: placement.mac,
+            kernel: Some(placement.kernel),
+            initrd: placement.initrd,
+            disks: placement
+                .disks
+                .into_iter()
+                .map(|disk| disk.target)
+                .collect(),
+            forwarded_port: None,
+            house: Some(QemuHouse {
+                address: placement.address,
+                sockets: self.run("qemu"),
+                console_log: self.console_log(entry),
+                machines: MACHINES.into(),
+                kvm: machines::probe_kvm().is_ok(),
+            }),
+        };
+        let words = render_qemu(&entry.guest, &place).into_iter();
+        let words = words.map(|word| word.to_string_lossy().into_owned());
+        let lines: Vec<String> = [QEMU.to_owned()].into_iter().chain(words).collect();
+        Ok(lines.join("\n") + "\n")
     }
 
-    /// Xen counts only in the control domain: in a guest domain nothing can be started.
+    /// Where everything is written that a guest says: by xenconsoled (its unit tells it to), or by QEMU.
+    pub fn console_log(&self, entry: &Entry) -> PathBuf {
+        let folder = match self.hypervisor() {
+            Hypervisor::Kvm => "var/log/gasthaus",
+            Hypervisor::Xen | Hypervisor::None => "var/log/xen/console",
+        };
+        let file = format!("guest-{}.log", entry.guest.name);
+        self.root.join(folder).join(file)
+    }
+
+    /// Xen counts only in the control domain: in a guest domain nothing can be started. Without Xen, the boot menu says
+    /// whether there are guests.
     pub fn hypervisor(&self) -> Hypervisor {
         let is_xen = self.read("sys/hypervisor/type") == "xen";
         let is_control = self
@@ -91,6 +135,8 @@ impl House {
         let is_first = self.read("sys/hypervisor/uuid") == "00000000-0000-0000-0000-000000000000";
         if is_xen && (is_control || is_first) {
             Hypervisor::Xen
+        } else if !is_xen && self.word("gasthaus.hypervisor").as_deref() == Some("kvm") {
+            Hypervisor::Kvm
         } else {
             Hypervisor::None
         }
@@ -108,6 +154,18 @@ impl House {
         let cpuinfo = self.read("proc/cpuinfo");
         let mut lines = cpuinfo.lines();
         lines.any(|line| line.starts_with("model name") && line.contains("QEMU TCG"))
+    }
+
+    /// How many times its health check's limit a guest may take to come up: more on an emulated processor, where a PC's firmware alone
+    /// takes minutes as a guest of Xen, and where QEMU has no KVM. Measured with both, each instruction translated twice: `tiny`
+    /// takes 85 s, of which its kernel's start takes 50.
+    pub fn patience(&self, guest: &Guest) -> u32 {
+        let slow = match self.hypervisor() {
+            Hypervisor::Kvm => self.is_emulated() || machines::probe_kvm().is_err(),
+            Hypervisor::Xen => guest.boot.from != BootFrom::Kernel && self.is_emulated(),
+            Hypervisor::None => false,
+        };
+        if slow { SLOW_PATIENCE } else { 1 }
     }
 
     /// How many processors dom0 works on now; 0 where nobody says.
@@ -132,8 +190,9 @@ impl House {
 
     /// Whether dom0 serves devices to some guest already: then the house was started before.
     pub fn has_served_guests(&self) -> bool {
-        let devices = fs::read_dir(self.root.join("sys/bus/xen-backend/devices"));
-        devices.is_ok_and(|mut devices| devices.next().is_some())
+        let holds =
+            |folder: PathBuf| fs::read_dir(folder).is_ok_and(|mut all| all.next().is_some());
+        holds(self.root.join("sys/bus/xen-backend/devices")) || holds(self.run("qemu"))
     }
 
     /// Undoes what `gasthaus-live` set up for the time of the boot alone: grace periods are expedited, and on an emulated
@@ -270,6 +329,36 @@ mod tests {
     use super::*;
 
     #[test]
+    fn emulated_guests_are_waited_for_longer() {
+        let (dir, house, catalogue) = crate::testing::house(&[("web", 1)]);
+        let guest = &catalogue.entries()[0].guest;
+        let pc = Guest {
+            boot: guest_catalog::Boot {
+                from: BootFrom::Bios,
+                ..guest.boot.clone()
+            },
+            ..guest.clone()
+        };
+        let write = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write(
+            "proc/cpuinfo",
+            "model name\t: QEMU TCG CPU version 2.5+\nflags\t\t: fpu svm\n",
+        );
+        assert_eq!((house.patience(guest), house.patience(&pc)), (1, 1));
+        write("proc/cmdline", "gasthaus.hypervisor=kvm\n");
+        assert_eq!((house.patience(guest), house.patience(&pc)), (4, 4));
+        write("sys/hypervisor/type", "xen\n");
+        write("proc/xen/capabilities", "control_d\n");
+        assert_eq!((house.patience(guest), house.patience(&pc)), (1, 4));
+        write("proc/cpuinfo", "model name\t: some processor\n");
+        assert_eq!((house.patience(guest), house.patience(&pc)), (1, 1));
+    }
+
+    #[test]
     fn reads_its_surroundings() {
         let dir = tempfile::tempdir().unwrap();
         let house = House::at(dir.path());
@@ -298,6 +387,8 @@ mod tests {
         }
         write("run/gasthaus/build-id", "0123456789abcdef\n");
         assert_eq!(house.build_id(), "0123456789abcdef");
+        write("proc/cmdline", "quiet gasthaus.hypervisor=kvm\n");
+        assert_eq!(house.hypervisor(), Hypervisor::Kvm);
         write("sys/hypervisor/type", "xen\n");
         write(
             "sys/hypervisor/uuid",

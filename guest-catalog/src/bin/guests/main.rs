@@ -17,8 +17,10 @@ mod lan;
 mod lan_leases;
 mod logs;
 mod loopdev;
+mod machines;
 mod page;
 mod program;
+mod qemu;
 mod resize;
 mod saved;
 mod screen;
@@ -26,6 +28,7 @@ mod screens;
 mod start;
 mod state;
 mod tame;
+mod terminal;
 #[cfg(test)]
 mod testing;
 mod up;
@@ -137,9 +140,10 @@ enum Command {
     /// Sit down at a guest's console; Ctrl-] leaves it
     Console { name: String },
     /// Show the configuration that a guest is started with
-    Config {
+    #[command(alias = "config")]
+    Show {
         name: String,
-        /// Mode to show instead of the preferred one: pvh or pv
+        /// Mode to show instead of the preferred one: pvh, pv, hvm or kvm
         #[arg(long)]
         mode: Option<String>,
     },
@@ -226,7 +230,7 @@ fn run(command: Command) -> Result<(), Failure> {
         }
         Command::View { name } => commands::view(&house, &name),
         Command::Console { name } => commands::console(&house, &name),
-        Command::Config { name, mode } => commands::config(&house, &name, mode.as_deref()),
+        Command::Show { name, mode } => commands::config(&house, &name, mode.as_deref()),
         Command::Page { wish } => page::run(&house, wish.as_deref()),
         Command::Attach { name } => commands::attach(&house, &name),
         Command::Down => commands::down(&house),

@@ -31,6 +31,16 @@ pub const CURL: &str = "/usr/bin/curl";
 pub const NETWORKCTL: &str = "/usr/bin/networkctl";
 /// See [`XL`].
 pub const SYSTEMCTL: &str = "/usr/bin/systemctl";
+/// See [`XL`].
+pub const MODPROBE: &str = "/usr/sbin/modprobe";
+/// Where the layer with QEMU is mounted, beside those that are stacked.
+pub const MACHINES: &str = "/run/gasthaus/layers/machines";
+/// See [`XL`]; in that layer.
+pub const QEMU: &str = "/run/gasthaus/layers/machines/usr/bin/qemu-system-x86_64";
+/// Xen's device model, in that layer.
+pub const DEVICE_MODEL: &str = "/run/gasthaus/layers/machines/usr/libexec/xen-qemu-system-i386";
+/// The libraries of both.
+pub const LIBRARIES: &str = "/run/gasthaus/layers/machines/usr/lib/x86_64-linux-gnu";
 
 /// Where the programs of a script are.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -58,7 +68,11 @@ pub fn run(
             .map_err(std::io::Error::from)
     };
     let (mut out, mut err) = (unnamed().map_err(failed)?, unnamed().map_err(failed)?);
-    let mut child = Command::new(&*direct(program))
+    let mut command = Command::new(&*direct(program));
+    if program == QEMU || (program == XL && std::path::Path::new(LIBRARIES).exists()) {
+        command.env("LD_LIBRARY_PATH", LIBRARIES); // xl hands it on to the device model
+    }
+    let mut child = command
         .args(args)
         .env("LC_ALL", "C")
         // For what they start in turn, Xen's device scripts: before systemd there is none.
@@ -85,7 +99,7 @@ pub fn run(
     if status.success() {
         return Ok(stdout);
     }
-    let output = last_words(&text(&mut err).map_err(failed)?, &stdout, status);
+    let output = words(&text(&mut err).map_err(failed)?, &stdout);
     Err(Failure::ProgramFailed {
         program,
         purpose: purpose.to_owned(),
@@ -143,8 +157,14 @@ fn text(file: &mut File) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The last lines of what a failed program said, without control characters.
-fn last_words(stderr: &str, stdout: &str, _status: ExitStatus) -> String {
+/// Lines of a failed program's output that are told: `xl` says first what went wrong, then how it cleaned up after it; others
+/// say it last.
+const FIRST_LINES: usize = 4;
+const LAST_LINES: usize = 2;
+const WORDS_MAX_CHARS: usize = 1000;
+
+/// The first and the last lines of what a failed program said, without control characters.
+fn words(stderr: &str, stdout: &str) -> String {
     let said = if stderr.trim().is_empty() {
         stdout
     } else {
@@ -155,12 +175,22 @@ fn last_words(stderr: &str, stdout: &str, _status: ExitStatus) -> String {
         .map(str::trim)
         .filter(|line| !line.is_empty())
         .collect();
-    let tail = lines[lines.len().saturating_sub(6)..].join(" / ");
-    let tail: String = tail.chars().filter(|c| !c.is_control()).take(800).collect();
-    if tail.is_empty() {
+    let told = if lines.len() > FIRST_LINES + LAST_LINES {
+        let last = &lines[lines.len() - LAST_LINES..];
+        [&lines[..FIRST_LINES], &["…"], last].concat()
+    } else {
+        lines
+    };
+    let told = told.join(" / ");
+    let told: String = told
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(WORDS_MAX_CHARS)
+        .collect();
+    if told.is_empty() {
         "it said nothing".to_owned()
     } else {
-        tail
+        told
     }
 }
 
@@ -193,6 +223,15 @@ mod tests {
             error.to_string(),
             "`/bin/sh` was to fail, but failed (exit status: 3): because"
         );
+        let error = run(
+            "/bin/sh",
+            &["-c", "seq 20 >&2; exit 3"],
+            "count",
+            10 * SECOND,
+        )
+        .unwrap_err();
+        let told = error.to_string();
+        assert!(told.ends_with(": 1 / 2 / 3 / 4 / … / 19 / 20"), "{told}");
         let error = run("/bin/sh", &["-c", "exec sleep 60"], "sleep", SECOND / 10).unwrap_err();
         assert!(matches!(error, Failure::ProgramTimeout { .. }));
         assert!(matches!(

@@ -7,7 +7,7 @@ use crate::error::Failure;
 use crate::house::House;
 use crate::program::{self, XL};
 use crate::state::{self, State};
-use crate::xl::{Toolstack, Xl};
+use crate::xl::toolstack;
 use guest_catalog::{Entry, Guest, Resources};
 use std::fs;
 use std::time::Duration;
@@ -29,12 +29,14 @@ pub fn resize(house: &House, entry: &Entry, change: Change) -> Result<bool, Fail
     let changed = apply(&entry.guest, change)?;
     let record = state::Record::load(house, name);
     let runs = record.state != State::Saved
-        && Xl.domain(name.as_str())?.is_some_and(|domain| !domain.dead);
+        && toolstack(house)
+            .domain(name.as_str())?
+            .is_some_and(|domain| !domain.dead);
     let more_mib = Resources::of(&changed)
         .hypervisor_mib
         .saturating_sub(Resources::of(&entry.guest).hypervisor_mib);
     if more_mib > 0 {
-        let free_mib = Xl.free_mib()?;
+        let free_mib = toolstack(house).free_mib()?;
         if free_mib < more_mib {
             return Err(Failure::Memory {
                 guest: name.to_string(),

@@ -3,7 +3,7 @@
 //! The file holds the guest's memory and state (`xl save`); it lies in `/var/lib/gasthaus/saved`, which is in dom0's own memory, so
 //! there has to be room for it. What the guest wrote to its disks stays in their layers meanwhile.
 use crate::error::Failure;
-use crate::house::House;
+use crate::house::{House, Hypervisor};
 use crate::program::{self, XL};
 use crate::start::Starter;
 use crate::state::{self, Record, State};
@@ -22,6 +22,7 @@ const MARGIN_MIB: u64 = 16;
 /// Saves a guest and ends its domain; how long it took and how large the file is, in bytes.
 pub fn save(house: &House, entry: &Entry) -> Result<(Duration, u64), Failure> {
     let name = &entry.guest.name;
+    need_xen(house, "save a guest")?;
     let _held = state::lock(house, name, LOCK_LIMIT)?;
     let domain = Xl.domain(name.as_str())?.filter(|domain| !domain.dead);
     let domain = domain.ok_or_else(|| Failure::NotRunning {
@@ -62,6 +63,7 @@ pub fn save(house: &House, entry: &Entry) -> Result<(Duration, u64), Failure> {
 /// Lets a saved guest go on, and waits until it is up.
 pub fn restore(house: &House, entry: &Entry) -> Result<(Duration, Mode), Failure> {
     let name = &entry.guest.name;
+    need_xen(house, "restore a guest")?;
     let path = file(house, entry);
     let started = Instant::now();
     {
@@ -93,6 +95,13 @@ pub fn restore(house: &House, entry: &Entry) -> Result<(Duration, Mode), Failure
     }
     let mode = Starter::new(house, &Xl).start(entry, &|| {})?;
     Ok((started.elapsed(), mode))
+}
+
+fn need_xen(house: &House, attempt: &'static str) -> Result<(), Failure> {
+    match house.hypervisor() {
+        Hypervisor::Kvm => Err(Failure::XenOnly { attempt }),
+        Hypervisor::Xen | Hypervisor::None => Ok(()),
+    }
 }
 
 /// Whether a guest is saved.

@@ -1,7 +1,8 @@
 //! Starting one guest: memory first, then disks, then each mode in turn until its health check is content.
 use crate::error::Failure;
 use crate::health::{self, Since};
-use crate::house::House;
+use crate::house::{House, Hypervisor};
+use crate::machines;
 use crate::program::{self, IP};
 use crate::state::{Lock, Record, State, lock};
 use crate::xl::Toolstack;
@@ -57,7 +58,7 @@ impl<'h> Starter<'h> {
         Self::with_look(
             house,
             tools,
-            Box::new(|entry, since| health::look(house, entry, since)),
+            Box::new(move |entry, since| health::look(house, tools, entry, since)),
         )
     }
 
@@ -165,17 +166,20 @@ impl<'h> Starter<'h> {
             return Ok(()); // this is no first start
         }
         record.enter(house, name, State::Starting, None)?;
-        let outcome = disks::attach(house, entry).and_then(|()| {
-            let mut failed = Vec::new();
-            while let Some(mode) = self.next_mode(entry, &mut failed) {
-                match self.create(entry, mode) {
-                    Ok(()) => return Ok(mode),
-                    Err(failure @ Failure::Memory { .. }) => return Err(failure),
-                    Err(failure) => failed.push((mode, failure.in_one_line())),
+        let ready = self.tools.prepare();
+        let outcome = ready
+            .and_then(|()| disks::attach(house, entry))
+            .and_then(|()| {
+                let mut failed = Vec::new();
+                while let Some(mode) = self.next_mode(entry, &mut failed) {
+                    match self.create(entry, mode) {
+                        Ok(()) => return Ok(mode),
+                        Err(failure @ Failure::Memory { .. }) => return Err(failure),
+                        Err(failure) => failed.push((mode, failure.in_one_line())),
+                    }
                 }
-            }
-            Err(not_up(entry, failed))
-        });
+                Err(not_up(entry, failed))
+            });
         match outcome {
             Ok(mode) => {
                 record.mode = Some(mode);
@@ -192,12 +196,16 @@ impl<'h> Starter<'h> {
     /// The next mode to try, besides those that `failed` has. Modes that this machine does not have are added to it.
     fn next_mode(&self, entry: &Entry, failed: &mut Vec<(Mode, String)>) -> Option<Mode> {
         let hardware = self.house.has_hardware_domains();
+        let kvm = self.house.hypervisor() == Hypervisor::Kvm;
         for mode in self.modes(entry) {
             if failed.iter().any(|(tried, _)| *tried == mode) {
                 continue;
             }
-            if mode == Mode::Kvm {
-                failed.push((mode, "Xen runs this machine, not KVM".to_owned()));
+            if kvm != (mode == Mode::Kvm) {
+                let (here, there) = if kvm { ("KVM", "Xen") } else { ("Xen", "KVM") };
+                failed.push((mode, format!("{here} runs this machine, not {there}")));
+            } else if kvm {
+                return Some(mode);
             } else if mode != Mode::Pv && !hardware {
                 let reason = "this processor has no hardware virtualisation";
                 failed.push((mode, reason.to_owned()));
@@ -225,6 +233,7 @@ impl<'h> Starter<'h> {
         built: &dyn Fn(),
         mut failed: Vec<(Mode, String)>,
     ) -> Result<Mode, Failure> {
+        self.tools.prepare()?;
         disks::attach(self.house, entry)?;
         while let Some(mode) = self.next_mode(entry, &mut failed) {
             let since = Since::now(self.house, entry);
@@ -266,13 +275,27 @@ impl<'h> Starter<'h> {
             path: path.clone(),
             source,
         };
-        fs::create_dir_all(self.house.run("xl"))
+        let mut folders = vec![self.house.run("xl")];
+        if mode == Mode::Kvm {
+            folders.push(self.house.run("qemu"));
+            folders.extend(self.house.console_log(entry).parent().map(Into::into));
+        }
+        folders
+            .iter()
+            .try_for_each(fs::create_dir_all)
             .and_then(|()| fs::write(&path, text))
             .map_err(failed)?;
+        if mode.is_pc() {
+            machines::mount_layer(self.house)?;
+        }
+        if mode == Mode::Hvm {
+            machines::read_device_model();
+        }
         let needed_mib = self.announce(entry)?;
         let outcome = self
             .wait_for_bridge(entry)
-            .and_then(|()| self.tools.create(name, &path));
+            .and_then(|()| self.tools.create(name, &path))
+            .and_then(|()| self.tools.connect(entry));
         {
             let mut memory = self.memory();
             memory.announced_mib -= needed_mib;
@@ -363,7 +386,12 @@ impl<'h> Starter<'h> {
     /// Looks at the guest until it is up; `Err` says why it is not.
     fn wait_up(&self, entry: &Entry, since: &Since) -> Result<(), String> {
         let name = entry.guest.name.as_str();
-        let limit = Duration::from_secs(entry.guest.health.timeout_secs.into());
+        let patience = self.house.patience(&entry.guest);
+        let limit = patience * Duration::from_secs(entry.guest.health.timeout_secs.into());
+        let mut pause = LOOK_PAUSE;
+        if entry.guest.health.screen.is_some() && self.house.hypervisor() == Hypervisor::Xen {
+            pause = ALIVE_PAUSE;
+        }
         let started = Instant::now();
         let mut next_alive = ALIVE_PAUSE;
         let mut down_since = None;
@@ -373,7 +401,14 @@ impl<'h> Starter<'h> {
                 Err(trouble) => trouble,
             };
             if started.elapsed() >= limit {
-                return Err(format!("not up after {} s: {trouble}", limit.as_secs()));
+                let why = match patience {
+                    1 => String::new(),
+                    times => format!(", {times} times its limit on this emulated processor"),
+                };
+                return Err(format!(
+                    "not up after {} s{why}: {trouble}",
+                    limit.as_secs()
+                ));
             }
             if started.elapsed() >= next_alive {
                 match self.tools.domain(name) {
@@ -391,7 +426,7 @@ impl<'h> Starter<'h> {
                 }
                 next_alive = started.elapsed() + ALIVE_PAUSE;
             }
-            std::thread::sleep(LOOK_PAUSE);
+            std::thread::sleep(pause);
         }
     }
 }

@@ -70,6 +70,10 @@ impl Toolstack for ListTools {
         Ok(())
     }
 
+    fn screen(&self, _: &str) -> Result<String, Failure> {
+        Ok(String::new())
+    }
+
     fn plug(&self, name: &str, mac: &str, bridge: &str) -> Result<(), Failure> {
         let mut inner = self.0.lock().unwrap();
         inner.log.push(format!("plug {name} {mac} {bridge}"));

@@ -2,13 +2,13 @@
 //! prints the ready line, and then watches over them.
 //!
 //! The ready line comes in every case: at the latest when the deadline is over, with the numbers as they are.
-use crate::consoles::say;
+use crate::consoles::{say, say_and};
 use crate::error::Failure;
 use crate::house::{House, Hypervisor};
 use crate::start::Starter;
 use crate::state::Record;
-use crate::xl::{Toolstack, Xl};
-use crate::{early, front, head_start, lan, page, screens, watch};
+use crate::xl::{Toolstack, toolstack};
+use crate::{early, front, head_start, lan, machines, page, screens, watch};
 use guest_catalog::{Catalogue, Entry, Mode};
 use sd_notify::NotifyState;
 use std::collections::BTreeSet;
@@ -39,8 +39,21 @@ pub fn run(house: &House) -> Result<(), Failure> {
         announce(house, hypervisor, 0, guests.len());
         return Ok(());
     }
-    let tools = Xl;
-    let limit = deadline(&guests);
+    let tools = toolstack(house);
+    if hypervisor == Hypervisor::Kvm {
+        if let Err(failure) = tools.prepare() {
+            return give_up(house, hypervisor, guests.len(), failure);
+        }
+        if let Err(why) = machines::probe_kvm() {
+            say(
+                house,
+                &format!(
+                    "gasthaus: guests are emulated, which is slow: this processor gives no KVM ({why})"
+                ),
+            );
+        }
+    }
+    let limit = deadline(house, &guests);
     notify(&[NotifyState::ExtendTimeoutUsec(
         u32::try_from(limit.as_micros()).unwrap_or(u32::MAX),
     )]);
@@ -49,12 +62,12 @@ pub fn run(house: &House) -> Result<(), Failure> {
     let free_mib = if guests.iter().any(built) {
         None // it has answered already
     } else {
-        match wait_for_toolstack(&tools) {
+        match wait_for_toolstack(&*tools) {
             Ok(free_mib) => Some(free_mib),
             Err(failure) => return give_up(house, hypervisor, guests.len(), failure),
         }
     };
-    let starter = Starter::new(house, &tools).at_start(house.has_served_guests(), free_mib);
+    let starter = Starter::new(house, &*tools).at_start(house.has_served_guests(), free_mib);
     thread::scope(|scope| {
         let (tell, told) = mpsc::channel();
         scope.spawn(|| {
@@ -63,7 +76,9 @@ pub fn run(house: &House) -> Result<(), Failure> {
         let up = collect(house, &guests, &told, limit);
         announce(house, hypervisor, up, guests.len());
         scope.spawn(|| screens::serve(house));
-        scope.spawn(|| lan::keep(house, &tools, &catalogue));
+        if hypervisor == Hypervisor::Xen {
+            scope.spawn(|| lan::keep(house, &*tools, &catalogue));
+        }
         watch::for_ever(house, &starter, catalogue.clone())
     })
 }
@@ -168,11 +183,13 @@ fn collect(
 }
 
 /// The time after which the house is declared open, whatever its guests do.
-fn deadline(guests: &[&Entry]) -> Duration {
-    let longest = guests
-        .iter()
-        .map(|entry| entry.guest.health.timeout_secs as u64 * entry.guest.modes.len() as u64)
-        .max();
+fn deadline(house: &House, guests: &[&Entry]) -> Duration {
+    let limits = guests.iter().map(|entry| {
+        let guest = &entry.guest;
+        let tries = house.patience(guest) as u64 * guest.modes.len() as u64;
+        guest.health.timeout_secs as u64 * tries
+    });
+    let longest = limits.max();
     Duration::from_secs(longest.unwrap_or(0)) + START_MARGIN
 }
 
@@ -198,8 +215,9 @@ fn announce(house: &House, hypervisor: Hypervisor, up: usize, all: usize) {
     }
     let streamed = house.mark_ready();
     let line = ready_line(house, hypervisor, up, all);
-    say(house, &line);
-    front::open(house, &line);
+    // The screen is painted anew before anybody on a serial line learns that the house is ready: agetty looks on every line then, and
+    // what is typed there meanwhile is lost if an empty name was typed before.
+    say_and(house, &line, || front::open(house, &line));
     if let Some(streamed) = streamed {
         say(house, &format!("gasthaus: {streamed}"));
     }
@@ -306,7 +324,10 @@ mod tests {
             format!("{line} source=http://192.0.2.1:8000/store")
         );
         std::fs::remove_file(source).unwrap();
-        assert_eq!(deadline(&autostarted(&catalogue)), Duration::from_secs(122));
+        assert_eq!(
+            deadline(&house, &autostarted(&catalogue)),
+            Duration::from_secs(122)
+        );
         // No hypervisor in this house: the line comes at once, and truthfully.
         std::fs::create_dir_all(dir.path().join("dev")).unwrap();
         std::fs::write(dir.path().join("dev/tty1"), "").unwrap();

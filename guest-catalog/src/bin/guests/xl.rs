@@ -1,8 +1,11 @@
-//! The toolstack: what `guests` asks of Xen, and `xl` answering it.
+//! The toolstack: what `guests` asks of the hypervisor, and `xl` answering it.
 //!
-//! The trait exists for the tests of ordering and fallback; there is one implementation.
+//! Without Xen, [`Qemu`] answers in its place.
 use crate::error::Failure;
+use crate::house::{House, Hypervisor};
 use crate::program::{self, XL};
+use crate::qemu::Qemu;
+use guest_catalog::{Entry, screen};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -28,6 +31,16 @@ pub trait Toolstack: Sync {
     fn plug(&self, name: &str, mac: &str, bridge: &str) -> Result<(), Failure>;
     /// Asks the guest to end; comes back at once.
     fn shutdown(&self, name: &str) -> Result<(), Failure>;
+    /// Makes the machine ready for guests; at once, if it is.
+    fn prepare(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+    /// Plugs a guest that was just created into its bridge, where `create` does not do that.
+    fn connect(&self, _: &Entry) -> Result<(), Failure> {
+        Ok(())
+    }
+    /// A PC's screen as text.
+    fn screen(&self, name: &str) -> Result<String, Failure>;
     /// Ends the domain.
     fn destroy(&self, name: &str) -> Result<(), Failure>;
 
@@ -37,6 +50,14 @@ pub trait Toolstack: Sync {
             .domains()?
             .into_iter()
             .find(|domain| domain.name == name))
+    }
+}
+
+/// What runs guests in this house.
+pub fn toolstack(house: &House) -> Box<dyn Toolstack + '_> {
+    match house.hypervisor() {
+        Hypervisor::Kvm => Box::new(Qemu(house)),
+        Hypervisor::Xen | Hypervisor::None => Box::new(Xl),
     }
 }
 
@@ -102,6 +123,12 @@ impl Toolstack for Xl {
             ASK_LIMIT,
         )
         .map(drop)
+    }
+
+    fn screen(&self, name: &str) -> Result<String, Failure> {
+        let purpose = format!("read the screen of guest `{name}`");
+        let words = ["qemu-monitor-command", name, &screen::command()];
+        program::run(XL, &words, &purpose, ASK_LIMIT).map(|dump| screen::text_of(&dump))
     }
 
     /// Returns when the domain's name is free again: taking its devices away goes on for a while after `xl` is through,

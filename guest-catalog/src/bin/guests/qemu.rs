@@ -1,0 +1,410 @@
+//! Guests in QEMU, without Xen: one process each, known by the file with its number, asked through its monitor.
+//!
+//! QEMU removes that file when it ends in order; a file whose process is gone tells of one that did not. What a guest was
+//! started with lies beside it: the program and its arguments, one a line.
+use crate::error::Failure;
+use crate::house::House;
+use crate::machines;
+use crate::program::{self, IP, QEMU};
+use crate::xl::{Domain, Toolstack};
+use guest_catalog::{Entry, screen, tap_name};
+use rustix::process::{Pid, Signal, kill_process, setpriority_pgrp};
+use serde_json::{Value, json};
+use std::fs;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Niceness of guests; dom0's own programs have 0.
+const NICE: i32 = 5;
+/// Limit for QEMU to be so far that it goes to the background.
+const CREATE_LIMIT: Duration = Duration::from_secs(120);
+/// How long it may take to end when it is told to, before it is killed, and after.
+const QUIT_LIMIT: Duration = Duration::from_secs(15);
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(100);
+/// The monitor answers at once, or its machine is stuck.
+const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+/// Longest answer that is read, in lines and bytes: events come in between.
+const MAX_LINES: usize = 1000;
+const MAX_LINE_BYTES: u64 = 1 << 20;
+/// What stays for dom0 itself when memory is counted, and what QEMU takes beside a guest's memory.
+const RESERVE_MIB: u64 = 96;
+
+/// QEMU's guests in this house.
+pub struct Qemu<'h>(pub &'h House);
+
+/// One that runs, or ended without order.
+struct Machine {
+    name: String,
+    pid: u32,
+    alive: bool,
+    memory_mib: u64,
+    resident_mib: u64,
+}
+
+impl Qemu<'_> {
+    fn place(&self, name: &str, end: &str) -> PathBuf {
+        self.0.run("qemu").join(format!("{name}.{end}"))
+    }
+
+    fn machines(&self) -> Vec<Machine> {
+        let files = fs::read_dir(self.0.run("qemu"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let mut machines: Vec<Machine> = files
+            .filter_map(|file| {
+                let path = file.path();
+                path.extension().filter(|end| *end == "pid")?;
+                let name = path.file_stem()?.to_str()?.to_owned();
+                match fs::read_to_string(&path) {
+                    Ok(pid) => Some(self.machine(name, pid.trim().parse().ok()?)),
+                    // Root's alone; who runs may be seen by all.
+                    Err(_) => self.by_name(name),
+                }
+            })
+            .collect();
+        machines.sort_by(|a, b| a.name.cmp(&b.name));
+        machines
+    }
+
+    /// Whether process `pid` is the QEMU of `name`, and its numbers.
+    fn machine(&self, name: String, pid: u32) -> Machine {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+        let value = |key: &str| {
+            let mut pairs = words.windows(2);
+            let pair = pairs.find(|pair| pair[0] == key.as_bytes())?;
+            Some(String::from_utf8_lossy(pair[1]).into_owned())
+        };
+        let alive =
+            words.first() == Some(&QEMU.as_bytes()) && value("-name").as_ref() == Some(&name);
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let resident = status
+            .lines()
+            .find_map(|line| line.strip_prefix("RssAnon:"));
+        let resident =
+            resident.and_then(|text| text.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+        Machine {
+            alive,
+            memory_mib: value("-m").and_then(|text| text.parse().ok()).unwrap_or(0),
+            resident_mib: resident.unwrap_or(0) / 1024,
+            name,
+            pid,
+        }
+    }
+
+    fn by_name(&self, name: String) -> Option<Machine> {
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        processes
+            .filter_map(|process| process.file_name().to_str()?.parse().ok())
+            .map(|pid| self.machine(name.clone(), pid))
+            .find(|machine| machine.alive)
+    }
+
+    fn find(&self, name: &str) -> Option<Machine> {
+        self.machines()
+            .into_iter()
+            .find(|machine| machine.name == name)
+    }
+
+    fn monitor(&self, name: &str) -> Result<Monitor, Failure> {
+        let path = self.place(name, "monitor");
+        Monitor::connect(&path).map_err(|source| Failure::File {
+            attempt: "ask QEMU through",
+            path,
+            source,
+        })
+    }
+
+    fn ask(&self, name: &str, command: &'static str, arguments: Value) -> Result<Value, Failure> {
+        self.monitor(name)?.execute(command, arguments)
+    }
+
+    /// What a machine left.
+    fn clear(&self, name: &str) {
+        for end in ["pid", "monitor", "console", "vnc"] {
+            // What is not there need not go.
+            let _ = fs::remove_file(self.place(name, end));
+        }
+    }
+
+    /// Puts a guest behind dom0's own programs: who logs in must not wait for processors that guests keep busy, least of all
+    /// emulated ones. All its threads, which is what the process group is for.
+    fn step_back(&self, name: &str) {
+        let pid = self
+            .find(name)
+            .and_then(|machine| i32::try_from(machine.pid).ok());
+        if let Some(pid) = pid.and_then(Pid::from_raw)
+            && let Err(error) = setpriority_pgrp(Some(pid), NICE)
+        {
+            println!("guests: guest `{name}` keeps its priority: {error}");
+        }
+    }
+
+    fn wait_gone(&self, name: &str, limit: Duration) -> bool {
+        let started = Instant::now();
+        while self.find(name).is_some_and(|machine| machine.alive) {
+            if started.elapsed() >= limit {
+                return false;
+            }
+            std::thread::sleep(PAUSE);
+        }
+        true
+    }
+}
+
+impl Toolstack for Qemu<'_> {
+    fn prepare(&self) -> Result<(), Failure> {
+        machines::prepare(self.0)
+    }
+
+    fn domains(&self) -> Result<Vec<Domain>, Failure> {
+        let domain = |machine: Machine| Domain {
+            name: machine.name,
+            id: machine.pid,
+            memory_mib: machine.memory_mib,
+            dead: !machine.alive,
+            crashed: !machine.alive,
+        };
+        Ok(self.machines().into_iter().map(domain).collect())
+    }
+
+    /// What Linux could give away now, without what running guests have been promised and not touched yet.
+    fn free_mib(&self) -> Result<u64, Failure> {
+        let meminfo = self.0.read("proc/meminfo");
+        let line = meminfo
+            .lines()
+            .find_map(|line| line.strip_prefix("MemAvailable:"));
+        let kib = line.and_then(|text| text.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+        let available = kib.unwrap_or(0) / 1024;
+        let running = self.machines().into_iter().filter(|machine| machine.alive);
+        let promised: u64 = running
+            .map(|machine| machine.memory_mib.saturating_sub(machine.resident_mib))
+            .sum();
+        Ok(available.saturating_sub(promised + RESERVE_MIB))
+    }
+
+    fn create(&self, name: &str, config: &Path) -> Result<(), Failure> {
+        let text = fs::read_to_string(config).map_err(|source| Failure::File {
+            attempt: "read",
+            path: config.to_owned(),
+            source,
+        })?;
+        self.clear(name);
+        // The first line is the program.
+        let args: Vec<&str> = text.lines().skip(1).collect();
+        let purpose = format!("start guest `{name}`");
+        // Children work where the thread does that starts them.
+        let keeps = args.contains(&"kvm") && self.0.is_emulated();
+        let kept = keeps.then(machines::OnFirstProcessor::keep).flatten();
+        let outcome = program::run(QEMU, &args, &purpose, CREATE_LIMIT);
+        drop(kept);
+        let outcome = match outcome {
+            Err(Failure::ProgramFailed { output, .. })
+                if args.contains(&"kvm") && output.contains("KVM") =>
+            {
+                println!(
+                    "guests: guest `{name}` is emulated, since KVM does not start it: {output}"
+                );
+                self.clear(name);
+                let swap = |word| match word {
+                    "kvm" => "tcg",
+                    "host" => "max",
+                    other => other,
+                };
+                let args: Vec<&str> = args.into_iter().map(swap).collect();
+                program::run(QEMU, &args, &purpose, CREATE_LIMIT)
+            }
+            other => other,
+        };
+        outcome?;
+        self.step_back(name);
+        Ok(())
+    }
+
+    fn connect(&self, entry: &Entry) -> Result<(), Failure> {
+        let network = &entry.guest.network;
+        let Some(bridge) = network.first_bridge() else {
+            return Ok(());
+        };
+        let tap = tap_name(entry.mac);
+        let words = ["link", "set", "dev", &tap, "master", bridge, "up"];
+        let purpose = format!("connect guest `{}`", entry.guest.name);
+        program::run(IP, &words, &purpose, ANSWER_LIMIT).map(drop)
+    }
+
+    fn plug(&self, _: &str, _: &str, _: &str) -> Result<(), Failure> {
+        // The PCs that QEMU emulates here have no slot for a card that comes later.
+        Err(Failure::XenOnly {
+            attempt: "give a running guest a card on the LAN",
+        })
+    }
+
+    /// A guest with a kernel of ours gets Ctrl+Alt+Del, which every Linux takes, and QEMU ends where it would restart the
+    /// machine; others find their power button pressed.
+    fn shutdown(&self, name: &str) -> Result<(), Failure> {
+        let started_with = fs::read_to_string(self.0.run("xl").join(format!("{name}.cfg")));
+        let mut monitor = self.monitor(name)?;
+        if !started_with.is_ok_and(|text| text.lines().any(|line| line == "-kernel")) {
+            return monitor.execute("system_powerdown", json!({})).map(drop);
+        }
+        monitor.execute("set-action", json!({ "reboot": "shutdown" }))?;
+        let keys = ["ctrl", "alt", "delete"].map(|key| json!({ "type": "qcode", "data": key }));
+        monitor
+            .execute("send-key", json!({ "keys": keys }))
+            .map(drop)
+    }
+
+    fn destroy(&self, name: &str) -> Result<(), Failure> {
+        let Some(machine) = self.find(name) else {
+            return Ok(());
+        };
+        let pid = i32::try_from(machine.pid).ok().and_then(Pid::from_raw);
+        if let Some(pid) = pid.filter(|_| machine.alive) {
+            for (signal, limit) in [(Signal::TERM, QUIT_LIMIT), (Signal::KILL, KILL_LIMIT)] {
+                // It may end between two lines; whether it did is what counts.
+                let sent = kill_process(pid, signal);
+                if self.wait_gone(name, limit) {
+                    break;
+                }
+                if let Err(error) = sent {
+                    println!("guests: guest `{name}` cannot be ended: {error}");
+                }
+            }
+        }
+        self.clear(name);
+        Ok(())
+    }
+
+    fn screen(&self, name: &str) -> Result<String, Failure> {
+        let line = json!({ "command-line": screen::command() });
+        let answer = self.ask(name, "human-monitor-command", line)?;
+        Ok(screen::text_of(answer.as_str().unwrap_or_default()))
+    }
+}
+
+/// QEMU's machine protocol (QMP, docs/interop/qmp-spec.rst): one JSON text a line.
+struct Monitor {
+    reader: BufReader<UnixStream>,
+    writer: UnixStream,
+}
+
+impl Monitor {
+    fn connect(path: &Path) -> io::Result<Self> {
+        let stream = UnixStream::connect(path)?;
+        stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+        stream.set_write_timeout(Some(ANSWER_LIMIT))?;
+        let mut monitor = Self {
+            reader: BufReader::new(stream.try_clone()?),
+            writer: stream,
+        };
+        monitor.read()?; // the greeting
+        monitor.say("qmp_capabilities", json!({}))?;
+        Ok(monitor)
+    }
+
+    fn read(&mut self) -> io::Result<Value> {
+        let mut line = String::new();
+        let read = (&mut self.reader)
+            .take(MAX_LINE_BYTES)
+            .read_line(&mut line)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(serde_json::from_str(&line)?)
+    }
+
+    /// The whole answer: it has `return` or `error`.
+    fn say(&mut self, command: &str, arguments: Value) -> io::Result<Value> {
+        let text = json!({ "execute": command, "arguments": arguments }).to_string() + "\n";
+        self.writer.write_all(text.as_bytes())?;
+        for _ in 0..MAX_LINES {
+            let answer = self.read()?;
+            if answer.get("return").is_some() || answer.get("error").is_some() {
+                return Ok(answer);
+            }
+        }
+        Err(io::ErrorKind::TimedOut.into())
+    }
+
+    fn execute(&mut self, command: &'static str, arguments: Value) -> Result<Value, Failure> {
+        let refused = |detail: String| Failure::ProgramAnswer {
+            program: QEMU,
+            purpose: format!("do `{command}`"),
+            detail,
+        };
+        let answer = self
+            .say(command, arguments)
+            .map_err(|error| refused(error.to_string()))?;
+        match answer.get("return") {
+            Some(value) => Ok(value.clone()),
+            None => Err(refused(answer["error"].to_string())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn the_monitor_is_asked_past_its_events() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("monitor");
+        let listener = UnixListener::bind(&path).unwrap();
+        let server = std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            let mut writer = stream.try_clone().unwrap();
+            let mut lines = BufReader::new(stream).lines();
+            writer.write_all(b"{\"QMP\": {}}\n").unwrap();
+            for answer in [
+                "{\"return\": {}}\n",
+                "{\"event\": \"RESET\"}\n{\"return\": \"b8000: 0x0741 0x0742\"}\n",
+                "{\"error\": {\"desc\": \"no\"}}\n",
+            ] {
+                lines.next().unwrap().unwrap();
+                writer.write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        let mut monitor = Monitor::connect(&path).unwrap();
+        let answer = monitor.execute("human-monitor-command", json!({})).unwrap();
+        assert_eq!(screen::text_of(answer.as_str().unwrap()), "AB");
+        let failure = monitor.execute("stop", json!({})).unwrap_err();
+        assert!(failure.to_string().contains("no"), "{failure}");
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn a_number_without_its_process_is_a_death() {
+        let dir = tempfile::tempdir().unwrap();
+        let house = House::at(dir.path());
+        let tools = Qemu(&house);
+        assert!(tools.domains().unwrap().is_empty());
+        fs::create_dir_all(house.run("qemu")).unwrap();
+        fs::write(
+            tools.place("tiny", "pid"),
+            format!("{}\n", std::process::id()),
+        )
+        .unwrap();
+        fs::write(tools.place("other", "vnc"), "").unwrap();
+        let domains = tools.domains().unwrap();
+        assert_eq!(domains.len(), 1);
+        assert!(
+            domains[0].name == "tiny" && domains[0].crashed,
+            "{domains:?}"
+        );
+        tools.destroy("tiny").unwrap();
+        assert!(tools.domains().unwrap().is_empty());
+        fs::create_dir_all(dir.path().join("proc")).unwrap();
+        fs::write(
+            dir.path().join("proc/meminfo"),
+            "MemAvailable:  1048576 kB\n",
+        )
+        .unwrap();
+        assert_eq!(tools.free_mib().unwrap(), 1024 - RESERVE_MIB);
+    }
+}
