@@ -23,6 +23,8 @@ const TYPED_AT_ONCE: usize = 32;
 const TYPING_PAUSE: Duration = Duration::from_millis(40);
 /// How long one step of a log-in may take before it is tried again.
 const STEP_LIMIT: Duration = Duration::from_secs(15);
+/// From a name to the question for its password, on a busy machine.
+const NAME_LIMIT: Duration = Duration::from_secs(60);
 
 /// What a command on the console printed and how it ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -206,8 +208,13 @@ impl Console {
             self.repeat("\r", "", &["login: "], deadline, limit)?;
             let asked = self.position();
             self.type_text(&format!("{user}\r"))?;
-            if self.wait_for(&["Password: "], asked, deadline).is_none() {
-                return Err(self.timed_out("the password prompt", limit));
+            // A prompt that is printed anew throws away what was typed: a person types the name again.
+            let step = deadline.min(Instant::now() + NAME_LIMIT);
+            if self.wait_for(&["Password: "], asked, step).is_none() {
+                if step == deadline {
+                    return Err(self.timed_out("the password prompt", limit));
+                }
+                continue;
             }
             self.type_text(&format!("{password}\r"))?;
             // `login` throws away what is typed before the shell reads, so this is said until it is heard; and it hangs up

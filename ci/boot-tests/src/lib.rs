@@ -8,6 +8,7 @@
 //! - [`Console`] is the serial line, with log-in and commands; [`Qmp`] the monitor: keys, screenshots, the power button.
 //! - [`line`](crate::line) is a slow and unreliable line to a web server.
 //! - [`steps`] are what most tests do, [`streaming`] what those need that stream their root.
+//! - [`pc`] brings guests that are whole PCs into a house.
 //! - [`lan`] is QEMU's network seen as the LAN: who answers from outside, what a neighbour finds open.
 //! - [`browser`] is Chromium, told what to do.
 //! - [`builder`] runs the built program the way the `repro` and `faults` tests need it.
@@ -20,6 +21,7 @@ mod error;
 mod host;
 pub mod lan;
 pub mod line;
+pub mod pc;
 mod qemu;
 mod qmp;
 mod screen;

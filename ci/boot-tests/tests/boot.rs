@@ -15,6 +15,7 @@ use boot_tests::{
     artifacts::Artifacts,
     browser::{Browser, ENTER},
     lan,
+    pc::{guests_disk, start, take_guests},
     steps::{
         COMMAND_LIMIT, READY_LIMIT, boot, boot_xen, done, guests, login, power_off, run, sudo,
         xen_mark,
@@ -25,6 +26,9 @@ use serde_json::json;
 
 /// From power-on to the boot menu, with OVMF the slower firmware.
 const MENU_LIMIT: Duration = Duration::from_secs(120);
+/// A guest of the catalogue and the file its image is.
+const FREEDOS: (&str, &str) = ("freedos", "freedos-1.4M.img");
+
 fn artifacts() -> Artifacts {
     Artifacts::from_env().unwrap_or_else(|error| panic!("{error}"))
 }
@@ -529,6 +533,88 @@ fn the_plain_entry_boots_without_xen() {
     login(&mut vm);
     sudo(&mut vm);
     assert_root_is_writable(&mut vm);
+}
+
+#[test]
+#[ignore = "boots VMs: run ci/test boot"]
+fn the_kvm_entry_runs_the_same_guests_and_a_pc() {
+    let artifacts = artifacts();
+    let name = "kvm";
+    let dir = tempfile::tempdir().unwrap();
+    let (disk, names) = guests_disk(&[FREEDOS], dir.path());
+    let qemu = Qemu::new(name, Firmware::Bios)
+        .medium(Medium::Cd, &artifacts.iso)
+        .medium(Medium::Disk, &disk)
+        .nic("virtio-net-pci");
+    let boot = qemu.run_until("KVM: the same house", MENU_LIMIT).unwrap();
+    let tail = boot.tail(40);
+    assert_eq!(boot.end, BootEnd::MarkSeen, "no such entry:\n{tail}");
+    let mut vm = boot.vm;
+    vm.qmp.send_key(&["k"]).unwrap();
+    let all = guests(&artifacts);
+    let mark = artifacts.ready_mark("kvm", all, all);
+    let end = vm.wait_for(&mark, 0, READY_LIMIT);
+    let tail = vm.console.tail(60);
+    assert_eq!(end, BootEnd::MarkSeen, "no `{mark}`:\n{tail}");
+    let console = vm.console.text();
+    assert!(!console.contains("(XEN)"), "Xen was started");
+    // The emulated processor has AMD's extensions.
+    assert!(!console.contains("guests are emulated"), "{tail}");
+    login(&mut vm);
+    let list = done(&mut vm, "sudo -n guests list");
+    for guest in ["tiny", "debian"] {
+        let up = |line: &&str| line.starts_with(guest) && line.contains(" up ");
+        let line = list.lines().find(up);
+        assert!(line.is_some_and(|line| line.contains(" kvm ")), "{list}");
+    }
+    let page = done(&mut vm, "curl -s http://192.168.77.11/");
+    assert!(page.contains("tiny"), "{page}");
+    let shown = done(&mut vm, "sudo -n guests show tiny | tr '\\n' ' '");
+    assert!(
+        shown.contains("/usr/bin/qemu-system-x86_64 -name tiny ") && shown.contains("-accel kvm"),
+        "{shown}"
+    );
+    take_guests(&mut vm);
+    for guest in names {
+        start(&mut vm, guest, "kvm");
+    }
+    // Asked, not switched off: then the image of what it wrote would be whole, too.
+    let stopped = vm
+        .run("sudo -n guests stop debian", 2 * COMMAND_LIMIT)
+        .unwrap();
+    assert!(
+        stopped.text.contains("guest `debian` is stopped"),
+        "{}",
+        stopped.text
+    );
+    power_off(&mut vm, name);
+}
+
+#[test]
+#[ignore = "boots VMs: run ci/test boot"]
+fn grub_and_a_pc_are_guests_of_xen() {
+    let artifacts = artifacts();
+    let name = "more-guests";
+    let dir = tempfile::tempdir().unwrap();
+    let wanted = [
+        ("grub-pv", "grub-x86_64-xen.bin"),
+        ("grub-pvh", "grub-i386-xen_pvh.bin"),
+        FREEDOS,
+    ];
+    let (disk, names) = guests_disk(&wanted, dir.path());
+    let qemu = Qemu::new(name, Firmware::Bios)
+        .medium(Medium::Cd, &artifacts.iso)
+        .medium(Medium::Disk, &disk);
+    let mut vm = boot_xen(name, qemu, &artifacts);
+    login(&mut vm);
+    take_guests(&mut vm);
+    // One at a time: what the emulator cannot run side by side only gets slower.
+    done(&mut vm, "sudo -n guests stop --now debian");
+    for guest in names {
+        let mode = guest.strip_prefix("grub-").unwrap_or("hvm");
+        start(&mut vm, guest, mode);
+        done(&mut vm, &format!("sudo -n guests stop --now {guest}"));
+    }
 }
 
 #[test]

@@ -206,7 +206,10 @@ fn layers_and_guest_disks_pass_their_file_system_checks() {
         .extract(&format!("{folder}/layers"), dir.path())
         .unwrap();
     let layers = fs::read_to_string(list).unwrap();
-    assert_eq!(layers, "base.erofs\nsite.erofs\nguests.erofs\n");
+    assert_eq!(
+        layers,
+        "base.erofs\nsite.erofs\nguests.erofs\nmachines.erofs\n"
+    );
     for layer in layers.lines() {
         let file = artifacts
             .extract(&format!("{folder}/{layer}"), dir.path())

@@ -1,0 +1,80 @@
+//! Guests whose images are not part of the demo, brought into a booted house on a disk.
+
+use std::{env, fs, path::Path, path::PathBuf, process::Command, time::Duration, time::Instant};
+
+use crate::Vm;
+use crate::steps::{done, tell};
+
+/// A PC on an emulated processor: its firmware alone takes minutes as a guest of Xen there.
+const START_LIMIT: Duration = Duration::from_secs(600);
+/// Where Debian's package `grub-xen-host` has GRUB.
+const GRUB_PLACE: &str = "/usr/lib/grub-xen";
+
+/// A disk with guests of the catalogue in a tar archive, and the names of those whose images were found, in GASTHAUS_IMAGES or
+/// where GRUB's package puts them. Others are told.
+///
+/// # Panics
+/// When the archive cannot be made.
+#[must_use]
+pub fn guests_disk<'n>(wanted: &[(&'n str, &str)], dir: &Path) -> (PathBuf, Vec<&'n str>) {
+    let mut places = vec![PathBuf::from(GRUB_PLACE)];
+    places.extend(env::var_os("GASTHAUS_IMAGES").map(PathBuf::from));
+    let catalogue = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guest-catalog/guests");
+    let root = dir.join("guests");
+    let mut names = Vec::new();
+    for (guest, file) in wanted {
+        let paths = places.iter().map(|place| place.join(file));
+        let Some(image) = paths.into_iter().find(|path| path.is_file()) else {
+            tell(&format!("{guest}: no {file} in {places:?}; not booted"));
+            continue;
+        };
+        let folder = root.join(guest);
+        fs::create_dir_all(&folder).unwrap();
+        fs::copy(
+            catalogue.join(guest).join("guest.toml"),
+            folder.join("guest.toml"),
+        )
+        .unwrap();
+        fs::copy(image, folder.join("disk.img")).unwrap();
+        names.push(*guest);
+    }
+    fs::create_dir_all(&root).unwrap();
+    let disk = dir.join("guests.tar");
+    // Records of 64 KiB: a disk has whole sectors.
+    let packed = Command::new("tar")
+        .args(["--blocking-factor=128", "-cf"])
+        .arg(&disk)
+        .arg("-C")
+        .arg(&root)
+        .arg(".")
+        .status()
+        .unwrap();
+    assert!(packed.success(), "tar");
+    (disk, names)
+}
+
+/// Takes the guests from the disk, which is the first one besides the medium.
+///
+/// # Panics
+/// When that fails.
+pub fn take_guests(vm: &mut Vm) {
+    let folder = "/var/lib/gasthaus/guests";
+    done(
+        vm,
+        &format!("sudo -n tar -xf /dev/sda -C {folder} --no-same-owner"),
+    );
+}
+
+/// Starts a guest that is up when its screen or its console says so.
+///
+/// # Panics
+/// When it does not come up, or in another mode.
+pub fn start(vm: &mut Vm, guest: &str, mode: &str) {
+    let began = Instant::now();
+    let command = format!("sudo -n guests start {guest}");
+    let started = vm.run(&command, START_LIMIT).unwrap();
+    let expected = format!("guest `{guest}` is up in mode {mode}");
+    assert!(started.text.contains(&expected), "{}", started.text);
+    let secs = began.elapsed().as_secs();
+    tell(&format!("{guest} in mode {mode}: up after {secs} s"));
+}
