@@ -282,7 +282,7 @@ mod tests {
 
     fn definition(name: &str, more: &str) -> String {
         format!(
-            "name = \"{name}\"\ndescription = \"x\"\nlicence = \"x\"\nmemory-mib = 64\norder = 1\n{more}\n\
+            "name = \"{name}\"\ndescription = \"x\"\nlicence = \"x\"\nmemory-mib = 128\norder = 1\n{more}\n\
              [boot]\nkernel = \"vmlinuz\"\ninitrd = \"vmlinuz\"\n[health]\nhttp = {{}}\n"
         )
     }
