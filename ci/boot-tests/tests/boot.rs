@@ -569,6 +569,11 @@ fn the_kvm_entry_runs_the_same_guests_and_a_pc() {
     }
     let page = done(&mut vm, "curl -s http://192.168.77.11/");
     assert!(page.contains("tiny"), "{page}");
+    // What a screen or the page in a browser does: the log shows what is said, QEMU hears what is typed.
+    let typing =
+        "(sleep 1; printf 'nobody\\r'; sleep 9) | sudo -n guests attach debian | tr '\\r' ' '";
+    let said = done(&mut vm, typing);
+    assert!(said.contains("Password:"), "{said}");
     let shown = done(&mut vm, "sudo -n guests show tiny | tr '\\n' ' '");
     assert!(
         shown.contains("/usr/bin/qemu-system-x86_64 -name tiny ") && shown.contains("-accel kvm"),

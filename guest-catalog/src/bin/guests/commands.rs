@@ -335,7 +335,7 @@ pub fn console(house: &House, name: &str) -> Result<(), Failure> {
         });
     }
     if house.hypervisor() == Hypervisor::Kvm {
-        let path = house.run("qemu").join(format!("{name}.console"));
+        let path = terminal::socket(house, name);
         return terminal::attach(&path).map_err(|source| Failure::File {
             attempt: "sit down at the console",
             path,

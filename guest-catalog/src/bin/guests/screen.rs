@@ -2,10 +2,11 @@
 //!
 //! It is read from the log that xenconsoled keeps, not from the console's terminal: the log has what was said before somebody
 //! looked, it goes on when the guest is started anew, and `guests console` elsewhere takes nothing away from this screen. What
-//! is typed is written to the terminal of the domain that runs now.
+//! is typed is written to the terminal of the domain that runs now, or said to QEMU, whose log it is without Xen.
 use crate::health::console_log;
-use crate::house::House;
+use crate::house::{House, Hypervisor};
 use crate::tame::Tame;
+use crate::terminal;
 use crate::xenstore::Store;
 use guest_catalog::Entry;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -59,7 +60,7 @@ fn pass(
 ) -> io::Result<()> {
     let name = entry.guest.name.as_str();
     let mut log = Log::open(&console_log(house, entry))?;
-    let mut line = Line::new(name);
+    let mut line = Line::new(house, name);
     let mut tame = Tame::for_the_past();
     let mut typed = [0; 256];
     loop {
@@ -204,17 +205,23 @@ impl Log {
 struct Line {
     name: String,
     open: Option<(u32, PathBuf, File)>,
+    /// QEMU's end of the console, where it runs the guests.
+    socket: Option<PathBuf>,
 }
 
 impl Line {
-    fn new(name: &str) -> Self {
+    fn new(house: &House, name: &str) -> Self {
         Self {
             name: name.to_owned(),
             open: None,
+            socket: (house.hypervisor() == Hypervisor::Kvm).then(|| terminal::socket(house, name)),
         }
     }
 
     fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if let Some(socket) = &self.socket {
+            return terminal::send(socket, bytes);
+        }
         let mut store = Store::connect()?;
         // The domain may have gone and another have taken its terminal meanwhile.
         if let Some((id, path, _)) = &self.open

@@ -2,10 +2,14 @@
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::Shutdown;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::house::House;
 
 /// Ctrl-], as `xl console` has it.
 const LEAVE: u8 = 0x1D;
@@ -31,6 +35,42 @@ impl Drop for Raw {
     fn drop(&mut self) {
         if let Some(before) = &self.0 {
             let _ = tcsetattr(io::stdin(), OptionalActions::Now, before);
+        }
+    }
+}
+
+/// How long QEMU may take to take what is typed: it listens to one at a time, whoever sits at the console.
+const TAKE_LIMIT: Duration = Duration::from_millis(500);
+
+/// Where QEMU has the console of the guest `name`.
+pub fn socket(house: &House, name: &str) -> PathBuf {
+    house.run("qemu").join(format!("{name}.console"))
+}
+
+/// Types `bytes` on the console behind `socket` and leaves it again. What the guest says is in QEMU's log anyway.
+pub fn send(socket: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut line = UnixStream::connect(socket).map_err(|error| match error.kind() {
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
+            io::Error::new(ErrorKind::NotFound, "it does not run")
+        }
+        _ => error,
+    })?;
+    line.set_write_timeout(Some(TAKE_LIMIT))?;
+    line.set_read_timeout(Some(TAKE_LIMIT))?;
+    line.write_all(bytes)?;
+    line.shutdown(Shutdown::Write)?;
+    // QEMU closes when it has taken everything. To hang up sooner could lose what it has not read yet.
+    let mut said = [0; BUFFER_BYTES];
+    loop {
+        match line.read(&mut said) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                let busy = "somebody else sits at its console, it comes when they leave";
+                return Err(io::Error::new(ErrorKind::ResourceBusy, busy));
+            }
+            Err(error) => return Err(error),
         }
     }
 }
@@ -70,5 +110,39 @@ pub fn attach(socket: &Path) -> io::Result<()> {
                 return Ok(());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn what_is_typed_arrives_whole_and_the_console_is_free_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("tiny.console");
+        assert_eq!(
+            send(&socket, b"x").unwrap_err().to_string(),
+            "it does not run"
+        );
+        let qemu = UnixListener::bind(&socket).unwrap();
+        let busy = send(&socket, b"x").unwrap_err().to_string();
+        assert_eq!(
+            busy,
+            "somebody else sits at its console, it comes when they leave"
+        );
+        let taken = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            for _ in 0..3 {
+                let (mut line, _) = qemu.accept().unwrap();
+                line.write_all(b"login: ").unwrap_or_default(); // the first has gone
+                line.read_to_end(&mut all).unwrap();
+            }
+            all
+        });
+        send(&socket, b"root").unwrap();
+        send(&socket, b"\r").unwrap();
+        assert_eq!(taken.join().unwrap(), b"xroot\r");
     }
 }
