@@ -4,6 +4,11 @@
 //! not stacked with the others: dom0's root stays as small and as quick as it is without, and `guests` mounts the layer when
 //! the first guest needs it. What dom0's packages bring is left out; both sets come from one resolution, so versions agree.
 
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
 use guest_catalog::{Catalogue, Mode};
 
 use super::StageCx;
@@ -20,7 +25,7 @@ use gasthaus_rootfs::deb::ExtractOptions;
 /// Name of the layer; `gasthaus-live` and `guests` know it.
 pub const NAME: &str = "machines";
 /// Raise when the way the layer is made changes.
-const REVISION: &str = "machines-1";
+const REVISION: &str = "machines-2";
 
 /// The packages of the layer: for KVM in any case, for Xen where it has guests beside it, or one that needs a PC; none where
 /// no flavour runs guests.
@@ -87,13 +92,14 @@ pub fn layer(
                     .extract_data(&root, &options)
                     .map_err(deb.failed())?;
             }
+            open_folders(&root).map_err(BuildError::io("set the modes in", &root))?;
             let image = scratch.join("machines.erofs");
             mkfs_erofs(tools, cx, &key, packing)?
                 .arg("--all-root")
                 .arg(&image)
                 .arg(&root)
                 .output()?;
-            std::fs::remove_dir_all(&root).map_err(BuildError::io("remove", &root))?;
+            fs::remove_dir_all(&root).map_err(BuildError::io("remove", &root))?;
             check_superblock(&image)
         })?;
         let layer = Layer {
@@ -103,4 +109,39 @@ pub fn layer(
         };
         Ok((Some(layer), cached))
     })
+}
+
+/// Gives every folder the mode that all of these packages give theirs. Those above what was taken are made by the way, as the umask
+/// of whoever builds has it.
+fn open_folders(dir: &Path) -> io::Result<()> {
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            open_folders(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_do_not_depend_on_the_umask() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("usr/bin");
+        fs::create_dir_all(&inner).unwrap();
+        fs::write(inner.join("program"), "").unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        fs::set_permissions(inner.join("program"), fs::Permissions::from_mode(0o700)).unwrap();
+        for folder in [&inner, &dir.path().join("usr")] {
+            fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).unwrap();
+        }
+        open_folders(dir.path()).unwrap();
+        let modes = ["", "usr", "usr/bin"].map(|path| mode(&dir.path().join(path)));
+        assert_eq!(modes, [0o755; 3]);
+        assert_eq!(mode(&inner.join("program")), 0o700, "files keep theirs");
+    }
 }
