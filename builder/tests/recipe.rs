@@ -125,10 +125,10 @@ fn schema_and_validation_agree_on_values() {
         ),
         (
             "/flavours",
-            vec![json!(["plain"])],
+            vec![json!(["plain"]), json!(["kvm"])],
             vec![
                 json!([]),
-                json!(["kvm"]),
+                json!(["uml"]),
                 json!(["xen", "xen"]),
                 json!("xen"),
             ],

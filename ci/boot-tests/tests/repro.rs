@@ -191,7 +191,7 @@ fn a_changed_overlay_rebuilds_the_site_layer_and_the_medium_alone() {
     let write = |path: &str, text: &str| fs::write(dir.path().join(path), text).unwrap();
     write(
         "mine.toml",
-        "name = \"demo\"\ntitle = \"Mine\"\nflavours = [\"xen\", \"plain\"]\nguests = [\"tiny\", \"debian\"]\n[dom0]\noverlays = [\"./mine\"]\n",
+        "name = \"demo\"\ntitle = \"Mine\"\nflavours = [\"xen\", \"kvm\", \"plain\"]\nguests = [\"tiny\", \"debian\"]\n[dom0]\noverlays = [\"./mine\"]\n",
     );
     write(
         "mine/overlay.toml",
