@@ -23,6 +23,8 @@ pub struct Placement {
     pub disks: Vec<PlacedDisk>,
     /// Where the layer with QEMU is mounted, if it is not in the places that Xen's tools know.
     pub machines: Option<PathBuf>,
+    /// Where the sockets of screens are, `<guest>.vnc`; a PC without one shows its screen to nobody.
+    pub sockets: Option<PathBuf>,
 }
 
 /// The backend of a disk in dom0.
@@ -66,6 +68,7 @@ impl Placement {
             initrd: guest.boot.initrd.as_deref().map(place),
             disks: disks.collect(),
             machines: None,
+            sockets: None,
         }
     }
 }
@@ -182,6 +185,20 @@ pub fn render_xl(guest: &Guest, placement: &Placement, mode: Mode) -> Result<Str
             line!("bios_path_override = \"{path}\"");
         }
         line!("vga = \"stdvga\"");
+        match &placement.sockets {
+            Some(folder) => {
+                let socket = folder.join(format!("{}.vnc", guest.name));
+                let socket = checked.path("screen", &socket)?;
+                // libxl takes an address with a colon as it is, and without `vncunused` adds nothing to it.
+                line!("vnc = 1");
+                line!("vnclisten = \"unix:{socket}\"");
+                line!("vncunused = 0");
+            }
+            // Not said, it would be a TCP port.
+            None => {
+                line!("vnc = 0");
+            }
+        }
         line!("serial = \"pty\"");
         line!("usb = 0");
     }

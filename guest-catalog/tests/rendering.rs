@@ -29,7 +29,8 @@ fn rendering_is_as_kept() {
     let shipped = shipped();
     for entry in shipped.entries() {
         let folder = PathBuf::from("/var/lib/gasthaus/guests").join(entry.guest.name.as_str());
-        let placement = Placement::in_folder(entry, &folder);
+        let mut placement = Placement::in_folder(entry, &folder);
+        placement.sockets = Some("/run/gasthaus/qemu".into());
         if entry.guest.modes.contains(&Mode::Kvm) {
             let alone = QemuPlace {
                 mac: entry.mac,

@@ -1,9 +1,15 @@
 //! Guests whose images are not part of the demo, brought into a booted house on a disk.
 
-use std::{env, fs, path::Path, path::PathBuf, process::Command, time::Duration, time::Instant};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
-use crate::Vm;
 use crate::steps::{done, tell};
+use crate::{Screenshot, Vm};
 
 /// A PC on an emulated processor: its firmware alone takes minutes as a guest of Xen there.
 const START_LIMIT: Duration = Duration::from_secs(600);
@@ -77,4 +83,55 @@ pub fn start(vm: &mut Vm, guest: &str, mode: &str) {
     assert!(started.text.contains(&expected), "{}", started.text);
     let secs = began.elapsed().as_secs();
     tell(&format!("{guest} in mode {mode}: up after {secs} s"));
+}
+
+/// How long a screen may take to show what it should.
+const SCREEN_LIMIT: Duration = Duration::from_secs(90);
+
+/// Brings the screen of a PC that runs DOS to the front, types there, and goes back to the house: each is to be seen.
+///
+/// # Panics
+/// When one of them is not.
+pub fn use_screen(vm: &mut Vm, guest: &str) {
+    let house = vm.screenshot(&format!("{guest}-before")).unwrap();
+    let view = done(vm, &format!("sudo -n guests view {guest}"));
+    let (name, typed) = (format!("{guest}-screen"), format!("{guest}-typed"));
+    let idle = wait_for_picture(
+        vm,
+        &name,
+        &format!("the screen of {guest} ({view})"),
+        |shot| shot.painted_share() > 0.000_5 && house.differing_share(shot) > 0.005,
+    );
+    for key in ["d", "i", "r", "ret"] {
+        vm.qmp.send_key(&[key]).unwrap();
+        thread::sleep(Duration::from_millis(300));
+    }
+    // A list of files is some ten lines; the four keys alone are a ten-thousandth of the screen.
+    wait_for_picture(vm, &typed, "an answer to `dir`", |shot| {
+        idle.differing_share(shot) > 0.003
+    });
+    vm.qmp.send_key(&["ctrl", "alt", "f1"]).unwrap();
+    wait_for_picture(vm, &format!("{guest}-after"), "the house", |shot| {
+        house.differing_share(shot) < 0.01
+    });
+}
+
+fn wait_for_picture(
+    vm: &mut Vm,
+    name: &str,
+    what: &str,
+    is_it: impl Fn(&Screenshot) -> bool,
+) -> Screenshot {
+    let deadline = Instant::now() + SCREEN_LIMIT;
+    loop {
+        let shot = vm.screenshot(name).unwrap();
+        if is_it(&shot) {
+            return shot;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "{what} is not to be seen: {name}.png"
+        );
+        thread::sleep(Duration::from_secs(1));
+    }
 }

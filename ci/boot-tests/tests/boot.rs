@@ -15,7 +15,7 @@ use boot_tests::{
     artifacts::Artifacts,
     browser::{Browser, ENTER},
     lan,
-    pc::{guests_disk, start, take_guests},
+    pc::{guests_disk, start, take_guests, use_screen},
     steps::{
         COMMAND_LIMIT, READY_LIMIT, boot, boot_xen, done, guests, login, power_off, run, sudo,
         xen_mark,
@@ -618,6 +618,9 @@ fn grub_and_a_pc_are_guests_of_xen() {
     for guest in names {
         let mode = guest.strip_prefix("grub-").unwrap_or("hvm");
         start(&mut vm, guest, mode);
+        if mode == "hvm" {
+            use_screen(&mut vm, guest);
+        }
         done(&mut vm, &format!("sudo -n guests stop --now {guest}"));
     }
 }

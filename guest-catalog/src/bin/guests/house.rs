@@ -87,6 +87,7 @@ impl House {
         let mut placement = Placement::in_folder(entry, &self.folder(entry));
         if mode != Mode::Kvm {
             placement.machines = mode.is_pc().then(|| MACHINES.into());
+            placement.sockets = mode.is_pc().then(|| self.run("qemu"));
             return Ok(render_xl(&entry.guest, &placement, mode)?);
         }
         let place = QemuPlace {

@@ -19,6 +19,7 @@ mod logs;
 mod loopdev;
 mod machines;
 mod page;
+mod picture;
 mod program;
 mod qemu;
 mod resize;

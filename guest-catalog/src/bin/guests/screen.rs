@@ -25,7 +25,7 @@ const BACKLOG_BYTES: u64 = 16 * 1024;
 /// Bytes taken from the log at once.
 const PIECE_BYTES: usize = 16 * 1024;
 /// Terminal reset, empty, from the top.
-const CLEAR: &[u8] = b"\x1bc\x1b[2J\x1b[H";
+pub const CLEAR: &[u8] = b"\x1bc\x1b[2J\x1b[H";
 
 /// Serves the terminal `tty<terminal>` with the console of `entry`; comes back only with an error.
 pub fn show_console(house: &House, entry: &Entry, terminal: u32) -> io::Result<()> {
@@ -94,20 +94,12 @@ fn pass(
     }
 }
 
-/// Says on a terminal that its guest has another kind of screen.
-pub fn show_note(house: &House, entry: &Entry, terminal: u32) -> io::Result<()> {
-    let name = entry.guest.name.as_str();
-    let mut tty = open_terminal(house, terminal)?;
-    let text = "it has a graphical screen, which this terminal cannot show";
-    tty.write_all(CLEAR)?;
-    tty.write_all(heading(name, text).as_bytes())
-}
-
-fn heading(name: &str, what: &str) -> String {
+/// The first line of a guest's terminal.
+pub fn heading(name: &str, what: &str) -> String {
     format!("\x1b[7m guest `{name}`: {what} \x1b[27m  Ctrl+Alt+F1 is the house\r\n\r\n")
 }
 
-fn open_terminal(house: &House, terminal: u32) -> io::Result<File> {
+pub fn open_terminal(house: &House, terminal: u32) -> io::Result<File> {
     let path = house.root().join(format!("dev/tty{terminal}"));
     let tty = OpenOptions::new()
         .read(true)

@@ -5,7 +5,7 @@
 //! whenever somebody comes back, also after the guest was started anew.
 use crate::error::Failure;
 use crate::house::House;
-use crate::screen;
+use crate::{picture, screen};
 use guest_catalog::{Catalogue, Display, Entry};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
@@ -25,7 +25,7 @@ const LAST: u32 = 63;
 const LAST_KEY: u32 = 12;
 
 /// What names the screen in front.
-const FRONT: &str = "sys/class/tty/tty0/active";
+pub const FRONT: &str = "sys/class/tty/tty0/active";
 
 /// The terminal of guest `name`.
 pub fn terminal(catalogue: &Catalogue, name: &str) -> Option<u32> {
@@ -91,6 +91,11 @@ fn guest_of(catalogue: &Catalogue, terminal: u32) -> Option<&Entry> {
     catalogue.entries().get(index)
 }
 
+/// Whether every mode of the guest gives it a graphics card.
+fn is_always_pc(entry: &Entry) -> bool {
+    entry.guest.modes.iter().all(|mode| mode.is_pc())
+}
+
 /// Serves the screens until the machine is switched off. Comes back where there are none.
 pub fn serve(house: &House) {
     if let Err(error) = try_serve(house) {
@@ -135,8 +140,12 @@ fn look(house: &House, terminal: u32, served: &Arc<Mutex<BTreeSet<u32>>>) {
     thread::spawn(move || {
         let outcome = house.catalogue().map(|catalogue| {
             guest_of(&catalogue, terminal).map(|entry| match entry.guest.display {
-                Display::Text | Display::Both => screen::show_console(&house, entry, terminal),
-                Display::Vnc => screen::show_note(&house, entry, terminal),
+                Display::Text => screen::show_console(&house, entry, terminal),
+                // Only a whole PC has a picture; a guest that may also start as something less has its console.
+                Display::Both if !is_always_pc(entry) => {
+                    screen::show_console(&house, entry, terminal)
+                }
+                Display::Both | Display::Vnc => picture::show(&house, entry, terminal),
             })
         });
         match outcome {

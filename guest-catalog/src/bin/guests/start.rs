@@ -289,6 +289,8 @@ impl<'h> Starter<'h> {
             machines::mount_layer(self.house)?;
         }
         if mode == Mode::Hvm {
+            let sockets = self.house.run("qemu");
+            fs::create_dir_all(&sockets).map_err(Failure::file("make the folder", &sockets))?;
             machines::read_device_model();
         }
         let needed_mib = self.announce(entry)?;
