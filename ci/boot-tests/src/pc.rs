@@ -96,11 +96,12 @@ pub fn use_screen(vm: &mut Vm, guest: &str) {
     let house = vm.screenshot(&format!("{guest}-before")).unwrap();
     let view = done(vm, &format!("sudo -n guests view {guest}"));
     let (name, typed) = (format!("{guest}-screen"), format!("{guest}-typed"));
+    // A prompt alone is a hundred pixels.
     let idle = wait_for_picture(
         vm,
         &name,
         &format!("the screen of {guest} ({view})"),
-        |shot| shot.painted_share() > 0.000_5 && house.differing_share(shot) > 0.005,
+        |shot| shot.painted_share() > 0.000_05 && house.differing_share(shot) > 0.003,
     );
     for key in ["d", "i", "r", "ret"] {
         vm.qmp.send_key(&[key]).unwrap();
