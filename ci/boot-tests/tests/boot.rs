@@ -6,6 +6,7 @@
 use std::{
     io::{Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -18,7 +19,7 @@ use boot_tests::{
     pc::{guests_disk, start, take_guests, use_screen},
     steps::{
         COMMAND_LIMIT, READY_LIMIT, boot, boot_xen, done, guests, login, power_off, run, sudo,
-        xen_mark,
+        tell, xen_mark,
     },
 };
 
@@ -535,6 +536,33 @@ fn the_plain_entry_boots_without_xen() {
     assert_root_is_writable(&mut vm);
 }
 
+/// Picks the KVM entry and waits for both guests. QEMU's emulation of AMD's extensions is not sound: of a dozen machines that ran
+/// guests by it one ended without a word before they were up, whatever the image. Such a machine is started again, and it is told.
+fn boot_kvm(name: &str, artifacts: &Artifacts, disk: &Path) -> Vm {
+    let all = guests(artifacts);
+    let mark = artifacts.ready_mark("kvm", all, all);
+    for attempt in 1.. {
+        let qemu = Qemu::new(name, Firmware::Bios)
+            .medium(Medium::Cd, &artifacts.iso)
+            .medium(Medium::Disk, disk)
+            .nic("virtio-net-pci");
+        let boot = qemu.run_until("KVM: the same house", MENU_LIMIT).unwrap();
+        let tail = boot.tail(40);
+        assert_eq!(boot.end, BootEnd::MarkSeen, "no such entry:\n{tail}");
+        let mut vm = boot.vm;
+        vm.qmp.send_key(&["k"]).unwrap();
+        let end = vm.wait_for(&mark, 0, READY_LIMIT);
+        if end == BootEnd::MarkSeen {
+            return vm;
+        }
+        let tail = vm.console.tail(60);
+        let may_try = end == BootEnd::Exited && attempt < 3;
+        assert!(may_try, "no `{mark}`, but {end:?}:\n{tail}");
+        tell(&format!("{name}: QEMU ended by itself; once more"));
+    }
+    unreachable!("the third attempt returns or fails")
+}
+
 #[test]
 #[ignore = "boots VMs: run ci/test boot"]
 fn the_kvm_entry_runs_the_same_guests_and_a_pc() {
@@ -542,20 +570,8 @@ fn the_kvm_entry_runs_the_same_guests_and_a_pc() {
     let name = "kvm";
     let dir = tempfile::tempdir().unwrap();
     let (disk, names) = guests_disk(&[FREEDOS], dir.path());
-    let qemu = Qemu::new(name, Firmware::Bios)
-        .medium(Medium::Cd, &artifacts.iso)
-        .medium(Medium::Disk, &disk)
-        .nic("virtio-net-pci");
-    let boot = qemu.run_until("KVM: the same house", MENU_LIMIT).unwrap();
-    let tail = boot.tail(40);
-    assert_eq!(boot.end, BootEnd::MarkSeen, "no such entry:\n{tail}");
-    let mut vm = boot.vm;
-    vm.qmp.send_key(&["k"]).unwrap();
-    let all = guests(&artifacts);
-    let mark = artifacts.ready_mark("kvm", all, all);
-    let end = vm.wait_for(&mark, 0, READY_LIMIT);
+    let mut vm = boot_kvm(name, &artifacts, &disk);
     let tail = vm.console.tail(60);
-    assert_eq!(end, BootEnd::MarkSeen, "no `{mark}`:\n{tail}");
     let console = vm.console.text();
     assert!(!console.contains("(XEN)"), "Xen was started");
     // The emulated processor has AMD's extensions.
@@ -572,8 +588,15 @@ fn the_kvm_entry_runs_the_same_guests_and_a_pc() {
     // What a screen or the page in a browser does: the log shows what is said, QEMU hears what is typed.
     let typing =
         "(sleep 1; printf 'nobody\\r'; sleep 9) | sudo -n guests attach debian | tr '\\r' ' '";
-    let said = done(&mut vm, typing);
-    assert!(said.contains("Password:"), "{said}");
+    let deadline = Instant::now() + 2 * COMMAND_LIMIT;
+    loop {
+        let said = done(&mut vm, typing);
+        if said.contains("Password:") {
+            break;
+        }
+        // A processor emulated twice over may still be busy with the end of its boot.
+        assert!(Instant::now() < deadline, "{said}");
+    }
     let shown = done(&mut vm, "sudo -n guests show tiny | tr '\\n' ' '");
     assert!(
         shown.contains("/usr/bin/qemu-system-x86_64 -name tiny ") && shown.contains("-accel kvm"),
