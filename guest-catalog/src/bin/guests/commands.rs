@@ -335,7 +335,7 @@ pub fn console(house: &House, name: &str) -> Result<(), Failure> {
         });
     }
     if house.hypervisor() == Hypervisor::Kvm {
-        let path = terminal::socket(house, name);
+        let path = house.machine_file(name, "console");
         return terminal::attach(&path).map_err(|source| Failure::File {
             attempt: "sit down at the console",
             path,

@@ -3,7 +3,6 @@ use crate::house::House;
 use crate::xl::Toolstack;
 use guest_catalog::Entry;
 use std::io::{Read as _, Seek as _, SeekFrom};
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// A guest answers within milliseconds or is still booting.
@@ -107,11 +106,6 @@ fn fetch(url: &str, expected: &str) -> Result<(), String> {
             "`{url}` answers, but without the text `{expected}`"
         ))
     }
-}
-
-/// Where everything is written that a guest says.
-pub fn console_log(house: &House, entry: &Entry) -> PathBuf {
-    house.console_log(entry)
 }
 
 #[cfg(test)]

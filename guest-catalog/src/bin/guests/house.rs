@@ -64,6 +64,16 @@ impl House {
         self.root.join("run/gasthaus").join(part)
     }
 
+    /// Where the QEMU of each guest that has one has its sockets and its number.
+    pub fn machines(&self) -> PathBuf {
+        self.run("qemu")
+    }
+
+    /// One of them: `console`, `monitor`, `vnc`, `pid`.
+    pub fn machine_file(&self, name: &str, end: &str) -> PathBuf {
+        self.machines().join(format!("{name}.{end}"))
+    }
+
     /// All guests.
     pub fn catalogue(&self) -> Result<Catalogue, Failure> {
         Ok(Catalogue::read_dir(&self.guests())?)
@@ -87,7 +97,7 @@ impl House {
         let mut placement = Placement::in_folder(entry, &self.folder(entry));
         if mode != Mode::Kvm {
             placement.machines = mode.is_pc().then(|| MACHINES.into());
-            placement.sockets = mode.is_pc().then(|| self.run("qemu"));
+            placement.sockets = mode.is_pc().then(|| self.machines());
             return Ok(render_xl(&entry.guest, &placement, mode)?);
         }
         let place = QemuPlace {
@@ -102,7 +112,7 @@ impl House {
             forwarded_port: None,
             house: Some(QemuHouse {
                 address: placement.address,
-                sockets: self.run("qemu"),
+                sockets: self.machines(),
                 console_log: self.console_log(entry),
                 machines: MACHINES.into(),
                 kvm: machines::probe_kvm().is_ok(),
@@ -193,7 +203,7 @@ impl House {
     pub fn has_served_guests(&self) -> bool {
         let holds =
             |folder: PathBuf| fs::read_dir(folder).is_ok_and(|mut all| all.next().is_some());
-        holds(self.root.join("sys/bus/xen-backend/devices")) || holds(self.run("qemu"))
+        holds(self.root.join("sys/bus/xen-backend/devices")) || holds(self.machines())
     }
 
     /// Undoes what `gasthaus-live` set up for the time of the boot alone: grace periods are expedited, and on an emulated

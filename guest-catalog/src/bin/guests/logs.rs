@@ -1,6 +1,5 @@
 //! `guests logs`: the end of what a guest's console said, and what it says from now on.
 use crate::error::Failure;
-use crate::health::console_log;
 use crate::house::House;
 use crate::tame::Tame;
 use guest_catalog::Entry;
@@ -15,7 +14,7 @@ const FOLLOW_PAUSE: Duration = Duration::from_millis(250);
 
 /// The last `count` lines of a guest's console, without control sequences that would reach beyond it.
 pub fn tail(house: &House, entry: &Entry, count: usize) -> Result<String, Failure> {
-    let path = console_log(house, entry);
+    let path = house.console_log(entry);
     let bytes = match read_end(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(), // it never ran
         Err(source) => {
@@ -38,7 +37,7 @@ pub fn tail(house: &House, entry: &Entry, count: usize) -> Result<String, Failur
 
 /// Writes what the console says from now on, until somebody ends it.
 pub fn follow(house: &House, entry: &Entry) -> Result<(), Failure> {
-    let path = console_log(house, entry);
+    let path = house.console_log(entry);
     let length = || std::fs::metadata(&path).map_or(0, |about| about.len());
     let (mut at, mut tame, mut out) = (length(), Tame::default(), io::stdout());
     loop {
@@ -85,7 +84,7 @@ mod tests {
         let (_dir, house, catalogue) = house(&[("tiny", 1)]);
         let entry = &catalogue.entries()[0];
         assert_eq!(tail(&house, entry, 5).unwrap(), "");
-        let path = console_log(&house, entry);
+        let path = house.console_log(entry);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, b"one\r\ntwo\x1b[12;1]\r\n\xffthree").unwrap();
         assert_eq!(tail(&house, entry, 2).unwrap(), "two\n\u{fffd}three\n");

@@ -46,11 +46,11 @@ struct Machine {
 
 impl Qemu<'_> {
     fn place(&self, name: &str, end: &str) -> PathBuf {
-        self.0.run("qemu").join(format!("{name}.{end}"))
+        self.0.machine_file(name, end)
     }
 
     fn machines(&self) -> Vec<Machine> {
-        let files = fs::read_dir(self.0.run("qemu"))
+        let files = fs::read_dir(self.0.machines())
             .into_iter()
             .flatten()
             .flatten();
@@ -384,7 +384,7 @@ mod tests {
         let house = House::at(dir.path());
         let tools = Qemu(&house);
         assert!(tools.domains().unwrap().is_empty());
-        fs::create_dir_all(house.run("qemu")).unwrap();
+        fs::create_dir_all(house.machines()).unwrap();
         fs::write(
             tools.place("tiny", "pid"),
             format!("{}\n", std::process::id()),

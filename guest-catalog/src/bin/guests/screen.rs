@@ -3,7 +3,6 @@
 //! It is read from the log that xenconsoled keeps, not from the console's terminal: the log has what was said before somebody
 //! looked, it goes on when the guest is started anew, and `guests console` elsewhere takes nothing away from this screen. What
 //! is typed is written to the terminal of the domain that runs now, or said to QEMU, whose log it is without Xen.
-use crate::health::console_log;
 use crate::house::{House, Hypervisor};
 use crate::tame::Tame;
 use crate::terminal;
@@ -59,7 +58,7 @@ fn pass(
     mut screen: impl io::Write,
 ) -> io::Result<()> {
     let name = entry.guest.name.as_str();
-    let mut log = Log::open(&console_log(house, entry))?;
+    let mut log = Log::open(&house.console_log(entry))?;
     let mut line = Line::new(house, name);
     let mut tame = Tame::for_the_past();
     let mut typed = [0; 256];
@@ -206,7 +205,8 @@ impl Line {
         Self {
             name: name.to_owned(),
             open: None,
-            socket: (house.hypervisor() == Hypervisor::Kvm).then(|| terminal::socket(house, name)),
+            socket: (house.hypervisor() == Hypervisor::Kvm)
+                .then(|| house.machine_file(name, "console")),
         }
     }
 
@@ -251,7 +251,7 @@ mod tests {
     fn a_console_is_passed_on_until_the_input_ends() {
         let (dir, house, catalogue) = crate::testing::house(&[("tiny", 1)]);
         let entry = &catalogue.entries()[0];
-        let log = console_log(&house, entry);
+        let log = house.console_log(entry);
         std::fs::create_dir_all(log.parent().unwrap()).unwrap();
         std::fs::write(&log, "who are you?\x1b[6n\r\ntiny login: ").unwrap();
         let keys = dir.path().join("keys");

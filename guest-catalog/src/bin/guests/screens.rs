@@ -1,7 +1,8 @@
 //! The guests' screens: Ctrl+Alt+F5 is the first guest's, Ctrl+Alt+F6 the second's, and so on: one virtual terminal each.
 //!
 //! Nothing runs for them until somebody looks: a thread of `guests up` sleeps until the kernel brings another terminal to the
-//! front, and the first look at a guest's starts the thread that serves it ([`crate::screen`]). It stays, so the screen is up to date
+//! front, and the first look at a guest's starts the thread that serves it ([`crate::screen`], a PC's
+//! picture [`crate::picture`]). It stays, so the screen is up to date
 //! whenever somebody comes back, also after the guest was started anew.
 use crate::error::Failure;
 use crate::house::House;

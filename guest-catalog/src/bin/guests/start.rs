@@ -276,8 +276,10 @@ impl<'h> Starter<'h> {
             source,
         };
         let mut folders = vec![self.house.run("xl")];
+        if mode.is_pc() {
+            folders.push(self.house.machines());
+        }
         if mode == Mode::Kvm {
-            folders.push(self.house.run("qemu"));
             folders.extend(self.house.console_log(entry).parent().map(Into::into));
         }
         folders
@@ -289,8 +291,6 @@ impl<'h> Starter<'h> {
             machines::mount_layer(self.house)?;
         }
         if mode == Mode::Hvm {
-            let sockets = self.house.run("qemu");
-            fs::create_dir_all(&sockets).map_err(Failure::file("make the folder", &sockets))?;
             machines::read_device_model();
         }
         let needed_mib = self.announce(entry)?;

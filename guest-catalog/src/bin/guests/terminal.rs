@@ -1,4 +1,5 @@
-//! Sitting down at the console of a guest in QEMU: a socket and this terminal, byte for byte, until Ctrl-].
+//! The console of a guest in QEMU, a socket: to sit down at it with this terminal, byte for byte, until Ctrl-], or to type
+//! something on it and leave.
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
@@ -6,10 +7,8 @@ use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
-
-use crate::house::House;
 
 /// Ctrl-], as `xl console` has it.
 const LEAVE: u8 = 0x1D;
@@ -41,11 +40,6 @@ impl Drop for Raw {
 
 /// How long QEMU may take to take what is typed: it listens to one at a time, whoever sits at the console.
 const TAKE_LIMIT: Duration = Duration::from_millis(500);
-
-/// Where QEMU has the console of the guest `name`.
-pub fn socket(house: &House, name: &str) -> PathBuf {
-    house.run("qemu").join(format!("{name}.console"))
-}
 
 /// Types `bytes` on the console behind `socket` and leaves it again. What the guest says is in QEMU's log anyway.
 pub fn send(socket: &Path, bytes: &[u8]) -> io::Result<()> {

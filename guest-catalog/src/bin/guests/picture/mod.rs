@@ -17,7 +17,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// When everything is painted for the second time.
@@ -26,11 +25,6 @@ const AGAIN: Duration = Duration::from_millis(200);
 const RETRY: Duration = Duration::from_secs(1);
 /// No cursor.
 const HIDE: &[u8] = b"\x1b[?25l";
-
-/// Where QEMU has the screen of the guest `name`.
-pub fn socket(house: &House, name: &str) -> PathBuf {
-    house.run("qemu").join(format!("{name}.vnc"))
-}
 
 /// Serves the terminal `tty<terminal>` with the screen of `entry`, also after the guest was started anew; comes back only with an error.
 pub fn show(house: &House, entry: &Entry, terminal: u32) -> io::Result<()> {
@@ -48,7 +42,7 @@ pub fn show(house: &House, entry: &Entry, terminal: u32) -> io::Result<()> {
     };
     let mut said = String::new();
     loop {
-        let ended = match Screen::connect(&socket(house, name), frame.format()) {
+        let ended = match Screen::connect(&house.machine_file(name, "vnc"), frame.format()) {
             Ok(mut screen) => {
                 tty.write_all(CLEAR)?;
                 tty.write_all(HIDE)?;

@@ -3,10 +3,11 @@
 //! A boot takes a minute or two under QEMU's interpreter, so each one proves as many lines as it can. Serial logs and
 //! screenshots stay in `target/boot-tests/`.
 
+mod other_guests;
+
 use std::{
     io::{Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
-    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -16,10 +17,9 @@ use boot_tests::{
     artifacts::Artifacts,
     browser::{Browser, ENTER},
     lan,
-    pc::{guests_disk, start, take_guests, use_screen},
     steps::{
         COMMAND_LIMIT, READY_LIMIT, boot, boot_xen, done, guests, login, power_off, run, sudo,
-        tell, xen_mark,
+        xen_mark,
     },
 };
 
@@ -27,8 +27,6 @@ use serde_json::json;
 
 /// From power-on to the boot menu, with OVMF the slower firmware.
 const MENU_LIMIT: Duration = Duration::from_secs(120);
-/// A guest of the catalogue and the file its image is.
-const FREEDOS: (&str, &str) = ("freedos", "freedos-1.4M.img");
 
 fn artifacts() -> Artifacts {
     Artifacts::from_env().unwrap_or_else(|error| panic!("{error}"))
@@ -534,118 +532,6 @@ fn the_plain_entry_boots_without_xen() {
     login(&mut vm);
     sudo(&mut vm);
     assert_root_is_writable(&mut vm);
-}
-
-/// Picks the KVM entry and waits for both guests. QEMU's emulation of AMD's extensions is not sound: of a dozen machines that ran
-/// guests by it one ended without a word before they were up, whatever the image. Such a machine is started again, and it is told.
-fn boot_kvm(name: &str, artifacts: &Artifacts, disk: &Path) -> Vm {
-    let all = guests(artifacts);
-    let mark = artifacts.ready_mark("kvm", all, all);
-    for attempt in 1.. {
-        let qemu = Qemu::new(name, Firmware::Bios)
-            .medium(Medium::Cd, &artifacts.iso)
-            .medium(Medium::Disk, disk)
-            .nic("virtio-net-pci");
-        let boot = qemu.run_until("KVM: the same house", MENU_LIMIT).unwrap();
-        let tail = boot.tail(40);
-        assert_eq!(boot.end, BootEnd::MarkSeen, "no such entry:\n{tail}");
-        let mut vm = boot.vm;
-        vm.qmp.send_key(&["k"]).unwrap();
-        let end = vm.wait_for(&mark, 0, READY_LIMIT);
-        if end == BootEnd::MarkSeen {
-            return vm;
-        }
-        let tail = vm.console.tail(60);
-        let may_try = end == BootEnd::Exited && attempt < 3;
-        assert!(may_try, "no `{mark}`, but {end:?}:\n{tail}");
-        tell(&format!("{name}: QEMU ended by itself; once more"));
-    }
-    unreachable!("the third attempt returns or fails")
-}
-
-#[test]
-#[ignore = "boots VMs: run ci/test boot"]
-fn the_kvm_entry_runs_the_same_guests_and_a_pc() {
-    let artifacts = artifacts();
-    let name = "kvm";
-    let dir = tempfile::tempdir().unwrap();
-    let (disk, names) = guests_disk(&[FREEDOS], dir.path());
-    let mut vm = boot_kvm(name, &artifacts, &disk);
-    let tail = vm.console.tail(60);
-    let console = vm.console.text();
-    assert!(!console.contains("(XEN)"), "Xen was started");
-    // The emulated processor has AMD's extensions.
-    assert!(!console.contains("guests are emulated"), "{tail}");
-    login(&mut vm);
-    let list = done(&mut vm, "sudo -n guests list");
-    for guest in ["tiny", "debian"] {
-        let up = |line: &&str| line.starts_with(guest) && line.contains(" up ");
-        let line = list.lines().find(up);
-        assert!(line.is_some_and(|line| line.contains(" kvm ")), "{list}");
-    }
-    let page = done(&mut vm, "curl -s http://192.168.77.11/");
-    assert!(page.contains("tiny"), "{page}");
-    // What a screen or the page in a browser does: the log shows what is said, QEMU hears what is typed.
-    let typing =
-        "(sleep 1; printf 'nobody\\r'; sleep 9) | sudo -n guests attach debian | tr '\\r' ' '";
-    let deadline = Instant::now() + 2 * COMMAND_LIMIT;
-    loop {
-        let said = done(&mut vm, typing);
-        if said.contains("Password:") {
-            break;
-        }
-        // A processor emulated twice over may still be busy with the end of its boot.
-        assert!(Instant::now() < deadline, "{said}");
-    }
-    let shown = done(&mut vm, "sudo -n guests show tiny | tr '\\n' ' '");
-    assert!(
-        shown.contains("/usr/bin/qemu-system-x86_64 -name tiny ") && shown.contains("-accel kvm"),
-        "{shown}"
-    );
-    take_guests(&mut vm);
-    for guest in names {
-        start(&mut vm, guest, "kvm");
-    }
-    // Asked, not switched off: then the image of what it wrote would be whole, too.
-    let stopped = vm
-        .run("sudo -n guests stop debian", 2 * COMMAND_LIMIT)
-        .unwrap();
-    assert!(
-        stopped.text.contains("guest `debian` is stopped"),
-        "{}",
-        stopped.text
-    );
-    power_off(&mut vm, name);
-}
-
-#[test]
-#[ignore = "boots VMs: run ci/test boot"]
-fn grub_and_a_pc_are_guests_of_xen() {
-    let artifacts = artifacts();
-    let name = "more-guests";
-    let dir = tempfile::tempdir().unwrap();
-    let wanted = [
-        ("grub-pv", "grub-x86_64-xen.bin"),
-        ("grub-pvh", "grub-i386-xen_pvh.bin"),
-        FREEDOS,
-    ];
-    let (disk, names) = guests_disk(&wanted, dir.path());
-    let qemu = Qemu::new(name, Firmware::Bios)
-        .medium(Medium::Cd, &artifacts.iso)
-        .medium(Medium::Disk, &disk);
-    let mut vm = boot_xen(name, qemu, &artifacts);
-    login(&mut vm);
-    take_guests(&mut vm);
-    // One at a time: what the emulator cannot run side by side only gets slower.
-    done(&mut vm, "sudo -n guests stop --now debian");
-    for guest in names {
-        let mode = guest.strip_prefix("grub-").unwrap_or("hvm");
-        start(&mut vm, guest, mode);
-        if mode == "hvm" {
-            use_screen(&mut vm, guest);
-        }
-        done(&mut vm, &format!("sudo -n guests stop --now {guest}"));
-    }
 }
 
 #[test]
