@@ -14,3 +14,4 @@ pub mod mount;
 pub mod publish;
 pub mod stream;
 mod sys;
+mod thread;

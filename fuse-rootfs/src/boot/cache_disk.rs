@@ -315,7 +315,7 @@ impl Finder {
                 });
                 let _ = sender.send(found); // nobody listens after the handover
             };
-            if let Err(error) = std::thread::Builder::new().name("cache".into()).spawn(look) {
+            if let Err(error) = crate::thread::spawn("cache", crate::thread::STACK_BYTES, look) {
                 log::warn(format!("cannot start a thread: {error}"));
             }
         }

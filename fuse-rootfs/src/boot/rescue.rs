@@ -44,10 +44,7 @@ pub fn wait_for_retry(text: &str, by_itself: Option<Duration>) {
         .filter_map(|console| {
             let (sender, text) = (sender.clone(), text.to_owned());
             let serve = move || serve(console, &text, has_shell, &sender, &STOP);
-            std::thread::Builder::new()
-                .name("console".into())
-                .spawn(serve)
-                .ok()
+            crate::thread::spawn("console", crate::thread::STACK_BYTES, serve).ok()
         })
         .collect();
     loop {

@@ -394,9 +394,7 @@ impl Search {
             let result = read_head(&node).map(|head| superblock::probe(&head));
             let _ = sender.send(Event::Read(name, sequence, result)); // nobody listens after the handover
         };
-        if let Err(error) = std::thread::Builder::new()
-            .name("read-device".into())
-            .spawn(reader)
+        if let Err(error) = crate::thread::spawn("read-device", crate::thread::STACK_BYTES, reader)
         {
             log::warn(format!("cannot start a thread: {error}"));
         }
@@ -437,10 +435,7 @@ fn listen(socket: UeventSocket, loader: Arc<Loader>, sender: Sender<Event>) {
             }
         }
     };
-    if let Err(error) = std::thread::Builder::new()
-        .name("uevents".into())
-        .spawn(work)
-    {
+    if let Err(error) = crate::thread::spawn("uevents", crate::thread::STACK_BYTES, work) {
         log::warn(format!("cannot start a thread: {error}"));
     }
 }

@@ -50,10 +50,7 @@ impl Pool {
         state.jobs.push_back(job);
         if state.jobs.len() > state.idle && state.threads < MAX_THREADS {
             let inner = self.0.clone();
-            let spawned = std::thread::Builder::new()
-                .name("read".into())
-                .stack_size(STACK_BYTES)
-                .spawn(move || inner.serve());
+            let spawned = crate::thread::spawn("read", STACK_BYTES, move || inner.serve());
             match spawned {
                 Ok(_) => state.threads += 1,
                 Err(error) if state.threads == 0 => {

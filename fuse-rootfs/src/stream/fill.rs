@@ -49,27 +49,24 @@ impl FillState {
 /// a server that is far, and from a near one when the system is ready or misses more than a little of its profile.
 pub fn start(image: &Arc<Image>, fill: Fill, state: &Arc<FillState>) {
     let (weak, state) = (Arc::downgrade(image), state.clone());
-    let spawned = std::thread::Builder::new()
-        .name("fill".into())
-        .stack_size(256 * 1024)
-        .spawn(move || {
-            let profiled = weak.upgrade().is_some_and(|image| image.play.has_profile());
-            if !profiled {
-                load_pages(&weak, 0); // everything will have to be looked up
-            }
-            wait_while(&weak, &|image| !image.play.ended());
-            if fill != Fill::Off {
-                run(&weak, fill, &state); // it loads pages as it goes
-            } else if profiled {
-                let is_going_well = |image: &Image| {
-                    image.ready.get().is_none()
-                        && image.fetcher.mirrors.line().0 < FAR_SECS
-                        && image.counters.misses.load(Ordering::Relaxed) < STRAY_MISSES
-                };
-                wait_while(&weak, &is_going_well);
-                load_pages(&weak, READ_BLOCKS);
-            }
-        });
+    let spawned = crate::thread::spawn("fill", 256 * 1024, move || {
+        let profiled = weak.upgrade().is_some_and(|image| image.play.has_profile());
+        if !profiled {
+            load_pages(&weak, 0); // everything will have to be looked up
+        }
+        wait_while(&weak, &|image| !image.play.ended());
+        if fill != Fill::Off {
+            run(&weak, fill, &state); // it loads pages as it goes
+        } else if profiled {
+            let is_going_well = |image: &Image| {
+                image.ready.get().is_none()
+                    && image.fetcher.mirrors.line().0 < FAR_SECS
+                    && image.counters.misses.load(Ordering::Relaxed) < STRAY_MISSES
+            };
+            wait_while(&weak, &is_going_well);
+            load_pages(&weak, READ_BLOCKS);
+        }
+    });
     if spawned.is_err() {
         log::warn("cannot start a thread for the background fill");
     }

@@ -206,30 +206,27 @@ impl Reporter {
     /// Marks the trace after `pause` and sends the report, in a thread of its own: nobody waits for it.
     fn go_on(&self, image: &Arc<Image>, pause: Duration) {
         let (image, myself) = (Arc::clone(image), self.clone());
-        let spawned = std::thread::Builder::new()
-            .name("report".into())
-            .stack_size(512 * 1024)
-            .spawn(move || {
-                std::thread::sleep(pause);
-                image.trace.mark();
-                if let Some(read_ahead) = &myself.read_ahead {
-                    read_ahead.restore();
-                }
-                let text = myself.text(&image);
-                drop(image);
-                let Some((web, url)) = myself.receiver else {
-                    return;
-                };
-                for _ in 0..TRIES {
-                    match web.post(&url, &text) {
-                        Ok(()) => return log::info(format!("the boot report was sent to {url}")),
-                        Err(error) => {
-                            log::warn(format!("the boot report cannot be sent to {url}: {error}"))
-                        }
+        let spawned = crate::thread::spawn("report", 512 * 1024, move || {
+            std::thread::sleep(pause);
+            image.trace.mark();
+            if let Some(read_ahead) = &myself.read_ahead {
+                read_ahead.restore();
+            }
+            let text = myself.text(&image);
+            drop(image);
+            let Some((web, url)) = myself.receiver else {
+                return;
+            };
+            for _ in 0..TRIES {
+                match web.post(&url, &text) {
+                    Ok(()) => return log::info(format!("the boot report was sent to {url}")),
+                    Err(error) => {
+                        log::warn(format!("the boot report cannot be sent to {url}: {error}"))
                     }
-                    std::thread::sleep(PAUSE);
                 }
-            });
+                std::thread::sleep(PAUSE);
+            }
+        });
         if spawned.is_err() {
             log::warn("cannot start a thread for the boot report");
         }

@@ -127,9 +127,11 @@ impl Loader {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         for n in 0..(2 * processors).clamp(WORKERS_LEAST, WORKERS_MOST) {
             let loader = Arc::clone(self);
-            let started = std::thread::Builder::new()
-                .name(format!("modules-{n}"))
-                .spawn(move || loader.work());
+            let started = crate::thread::spawn(
+                &format!("modules-{n}"),
+                crate::thread::STACK_BYTES,
+                move || loader.work(),
+            );
             if let Err(error) = started {
                 log::warn(format!("cannot start a module thread: {error}"));
             }

@@ -238,12 +238,10 @@ impl Daemon {
         let mut child = command.spawn().map_err(start)?;
         let (sender, lines) = channel();
         if let Some(output) = child.stdout.take() {
-            std::thread::Builder::new()
-                .name("daemon-lines".into())
-                .spawn(move || {
-                    read_lines(output, &mut |line| sender.send(line).is_ok());
-                })
-                .map_err(start)?;
+            crate::thread::spawn("daemon-lines", crate::thread::STACK_BYTES, move || {
+                read_lines(output, &mut |line| sender.send(line).is_ok());
+            })
+            .map_err(start)?;
         }
         Ok(Self { child, lines })
     }

@@ -76,7 +76,7 @@ pub fn choose(entries: &[Entry], wait: Duration) -> usize {
     for console in console::open_all() {
         let (sender, text) = (sender.clone(), text.clone());
         let serve = move || serve(&console, &text, shown, wait, &sender, &STOP);
-        if let Ok(thread) = std::thread::Builder::new().name("menu".into()).spawn(serve) {
+        if let Ok(thread) = crate::thread::spawn("menu", crate::thread::STACK_BYTES, serve) {
             threads.push(thread);
         }
     }

@@ -512,7 +512,7 @@ fn summary(nics: &[Nic], left: Duration) -> String {
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) {
-    if let Err(error) = std::thread::Builder::new().name(name.into()).spawn(work) {
+    if let Err(error) = crate::thread::spawn(name, crate::thread::STACK_BYTES, work) {
         log::warn(format!("cannot start a thread: {error}"));
     }
 }

@@ -95,10 +95,7 @@ impl Fetcher {
             myself: myself.clone(),
         });
         let weak = Arc::downgrade(&fetcher);
-        std::thread::Builder::new()
-            .name("timer".into())
-            .stack_size(WORKER_STACK_BYTES)
-            .spawn(move || timer(&weak))?;
+        crate::thread::spawn("timer", WORKER_STACK_BYTES, move || timer(&weak))?;
         Ok(fetcher)
     }
 
@@ -292,10 +289,7 @@ impl Fetcher {
 
     fn spawn_worker(&self, queue: &mut Queue) {
         let weak = self.myself.clone();
-        let spawned = std::thread::Builder::new()
-            .name("fetch".into())
-            .stack_size(WORKER_STACK_BYTES)
-            .spawn(move || worker(&weak));
+        let spawned = crate::thread::spawn("fetch", WORKER_STACK_BYTES, move || worker(&weak));
         match spawned {
             Ok(_) => queue.workers += 1,
             Err(error) if queue.workers == 0 => {

@@ -89,10 +89,10 @@ impl Play {
             .unwrap_or_else(PoisonError::into_inner)
             .push(track.clone());
         let (image, for_thread) = (image.clone(), track.clone());
-        let spawned = std::thread::Builder::new()
-            .name(format!("play-{}", bundle.name))
-            .stack_size(512 * 1024)
-            .spawn(move || Player::new(&image, &for_thread).run());
+        let spawned =
+            crate::thread::spawn(&format!("play-{}", bundle.name), 512 * 1024, move || {
+                Player::new(&image, &for_thread).run()
+            });
         if let Err(error) = spawned {
             log::warn(format!(
                 "cannot start a thread for the bundle `{}`: {error}",

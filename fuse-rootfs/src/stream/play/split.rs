@@ -74,10 +74,7 @@ impl Parts {
                 let body = image.fetcher.mirrors.get(mirror).source.open(&ask);
                 let _ = sender.send(body); // nobody listens any more: the connection is closed
             };
-            let spawned = std::thread::Builder::new()
-                .name("part".into())
-                .stack_size(STACK_BYTES)
-                .spawn(ask);
+            let spawned = crate::thread::spawn("part", STACK_BYTES, ask);
             if spawned.is_err() {
                 break; // what is there will do; the rest is asked for later
             }

@@ -118,17 +118,14 @@ impl Resolver for Dns {
 fn ask_system(host: &str, patience: Duration) -> Result<Vec<IpAddr>, Error> {
     let (sender, receiver) = mpsc::sync_channel(1);
     let name = host.to_owned();
-    std::thread::Builder::new()
-        .name("dns".into())
-        .stack_size(256 * 1024)
-        .spawn(move || {
-            let found = (name.as_str(), 0).to_socket_addrs().map(|all| {
-                let mut all: Vec<IpAddr> = all.map(|address| address.ip()).collect();
-                all.dedup();
-                all
-            });
-            let _ = sender.send(found); // nobody may be waiting any more
-        })?;
+    crate::thread::spawn("dns", 256 * 1024, move || {
+        let found = (name.as_str(), 0).to_socket_addrs().map(|all| {
+            let mut all: Vec<IpAddr> = all.map(|address| address.ip()).collect();
+            all.dedup();
+            all
+        });
+        let _ = sender.send(found); // nobody may be waiting any more
+    })?;
     match receiver.recv_timeout(patience) {
         Ok(Ok(addresses)) if !addresses.is_empty() => Ok(addresses),
         Ok(_) => Err(Error::HostNotFound),

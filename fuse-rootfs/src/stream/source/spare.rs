@@ -54,10 +54,7 @@ impl SpareConnector {
             for _ in 0..SPARES {
                 let shared = self.shared.clone();
                 // Without them it only takes a little longer.
-                let _ = std::thread::Builder::new()
-                    .name("spare".into())
-                    .stack_size(STACK_BYTES)
-                    .spawn(move || make(address, &shared));
+                let _ = crate::thread::spawn("spare", STACK_BYTES, move || make(address, &shared));
             }
         }
         None
