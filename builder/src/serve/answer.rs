@@ -397,6 +397,7 @@ mod tests {
             ("/head", SHORT),
             ("/index", SHORT),
             ("/index.minisig", SHORT),
+            ("/index.manifest", SHORT),
             ("/boot/demo.ipxe", SHORT),
             (&format!("/c/aa/{digest}"), FOR_EVER),
             (&format!("/c/aa/{digest}.tmp"), ASK),

@@ -37,7 +37,10 @@ pub use manifest::{
 };
 pub use name::{Label, Name};
 pub use page::{ChunkRef, MAX_PAGE_CHUNKS, Page};
-pub use paths::{HEAD_PATH, INDEX_PATH, INDEX_SIGNATURE_PATH, ObjectKind};
+pub use paths::{
+    HEAD_PATH, INDEX_PATH, INDEX_SIGNATURE_PATH, LIKELY_MANIFEST_PATH, MAX_LIKELY_MANIFEST_BYTES,
+    ObjectKind,
+};
 pub use profile::{FileProfile, FileRun, ProfileError, is_profile_path};
 pub use report::{Hypervisor, MAX_REPORT_BYTES, Report, ReportError};
 pub use trace::{Trace, TraceError, TraceRun};

@@ -8,6 +8,11 @@ pub const HEAD_PATH: &str = "head";
 pub const INDEX_PATH: &str = "index";
 /// The signature of [`INDEX_PATH`].
 pub const INDEX_SIGNATURE_PATH: &str = "index.minisig";
+/// A copy of the manifest that most readers will want next: of the default system's default version. Readers ask for it beside
+/// [`HEAD_PATH`] and use it if its digest is the one they would have asked for.
+pub const LIKELY_MANIFEST_PATH: &str = "index.manifest";
+/// A longer manifest has no such copy.
+pub const MAX_LIKELY_MANIFEST_BYTES: u32 = 65_536;
 
 /// The kinds of immutable objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

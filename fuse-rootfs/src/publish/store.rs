@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{PublishError, SigningKey};
 use crate::format::{
-    Digest, HEAD_PATH, Head, INDEX_PATH, INDEX_SIGNATURE_PATH, Index, MAX_HEAD_BYTES, Manifest,
-    ObjectKind, System, VerifyKey, Version,
+    Digest, HEAD_PATH, Head, INDEX_PATH, INDEX_SIGNATURE_PATH, Index, LIKELY_MANIFEST_PATH,
+    MAX_HEAD_BYTES, MAX_LIKELY_MANIFEST_BYTES, Manifest, ObjectKind, System, VerifyKey, Version,
 };
 
 const LOCK_PATH: &str = ".lock";
@@ -147,6 +147,12 @@ impl Store {
     }
 }
 
+/// The version whose manifest [`LIKELY_MANIFEST_PATH`] has; `None` if that is too long.
+pub(super) fn likely_version(index: &Index) -> Option<&Version> {
+    let version = index.system(None)?.version(None)?;
+    (version.manifest_bytes <= MAX_LIKELY_MANIFEST_BYTES).then_some(version)
+}
+
 /// Fills `buf`, or as much of it as the file has; the number of bytes.
 fn read_full(mut file: &File, buf: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
@@ -279,8 +285,28 @@ impl StoreWriter {
         self.sync()?;
         self.write(Path::new(INDEX_PATH), &[&bytes])?;
         self.write(Path::new(INDEX_SIGNATURE_PATH), &[signature.as_bytes()])?;
+        self.put_likely_manifest(index)?;
         self.write(Path::new(HEAD_PATH), &[&head])?;
         self.sync()
+    }
+
+    /// Copies the manifest that most readers want next to where they look for it first.
+    fn put_likely_manifest(&self, index: &Index) -> Result<(), PublishError> {
+        let path = Path::new(LIKELY_MANIFEST_PATH);
+        match likely_version(index) {
+            Some(version) => {
+                let limit = version.manifest_bytes.into();
+                let name = &version.manifest_sha256;
+                let bytes = self.store.object(ObjectKind::Manifest, name, limit)?;
+                self.write(path, &[&bytes])
+            }
+            None => match fs::remove_file(self.store.dir.join(path)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(PublishError::io("remove", self.store.dir.join(path))(error))
+                }
+                _ => Ok(()),
+            },
+        }
     }
 
     /// Waits until the file system has everything: objects are thousands, so it is asked once and not for each.

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use super::store::likely_version;
 use super::upkeep::{all_objects, read_page};
 use super::{PublishError, Store};
 use crate::format::{
     BundleRef, ChunkRef, Digest, FormatError, Head, HeadError, INDEX_PATH, INDEX_SIGNATURE_PATH,
-    Manifest, ObjectKind, Unpacker, VerifyKey,
+    Index, LIKELY_MANIFEST_PATH, MAX_LIKELY_MANIFEST_BYTES, Manifest, ObjectKind, Unpacker,
+    VerifyKey,
 };
 
 /// What is wrong with an object.
@@ -33,8 +35,8 @@ pub enum Problem {
     /// It cannot be read.
     #[error("{}", chain(.0))]
     Unreadable(PublishError),
-    /// `index` or `index.minisig` is not what `head` holds.
-    #[error("`{path}` is not the same as in `head`")]
+    /// `index`, `index.minisig` or `index.manifest` is not what `head` holds or leads to.
+    #[error("`{path}` is not what `head` says; the next change of the store writes it anew")]
     NotHead {
         /// Which.
         path: PathBuf,
@@ -104,7 +106,7 @@ pub fn verify(
         objects: HashMap::new(),
         chunks: HashMap::new(),
     };
-    check.copies(&head)?;
+    check.copies(&head, &index)?;
     for system in &index.systems {
         for version in &system.versions {
             check.report.versions += 1;
@@ -134,8 +136,17 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    /// The files for plain `minisign` must be what the head holds.
-    fn copies(&mut self, head: &Head<'_>) -> Result<(), PublishError> {
+    /// The files for plain `minisign` must be what the head holds; the copy of a manifest, which stores of older publishers lack,
+    /// what it leads to.
+    fn copies(&mut self, head: &Head<'_>, index: &Index) -> Result<(), PublishError> {
+        let limit = MAX_LIKELY_MANIFEST_BYTES.into();
+        if let Some(found) = self.store.read(LIKELY_MANIFEST_PATH.as_ref(), limit)?
+            && likely_version(index).map(|version| version.manifest_sha256)
+                != Some(Digest::of(&found))
+        {
+            let path = self.store.dir().join(LIKELY_MANIFEST_PATH);
+            self.report.problems.push(Problem::NotHead { path });
+        }
         for (path, expected) in [
             (INDEX_PATH, head.index),
             (INDEX_SIGNATURE_PATH, head.signature.as_bytes()),

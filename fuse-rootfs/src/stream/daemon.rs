@@ -130,14 +130,11 @@ impl Serving {
         let counter = asked.clone();
         match Signals::new([SIGTERM, SIGINT, SIGHUP]) {
             Ok(mut signals) => {
-                let _ = std::thread::Builder::new()
-                    .name("signals".into())
-                    .stack_size(128 * 1024)
-                    .spawn(move || {
-                        for _ in signals.forever() {
-                            counter.fetch_add(1, Ordering::Relaxed);
-                        }
-                    });
+                let _ = crate::thread::spawn("signals", 128 * 1024, move || {
+                    for _ in signals.forever() {
+                        counter.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
             }
             Err(error) => log::warn(format!("cannot wait for signals: {error}")),
         }
@@ -214,7 +211,7 @@ fn list(
     head: Option<&Path>,
     say: &mut dyn FnMut(&str),
 ) -> Result<(), StreamError> {
-    let store = Store::open(config, say)?;
+    let mut store = Store::open(config, say)?;
     if let Some(path) = head {
         store.hand_over(path);
     }

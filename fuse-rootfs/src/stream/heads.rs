@@ -10,7 +10,10 @@ use super::open::Say;
 use super::policy::Policy;
 use super::source::{Ask, Progress, read_object};
 use crate::boot::log;
-use crate::format::{HEAD_PATH, Head, HeadError, Index, MAX_HEAD_BYTES, VerifyKey};
+use crate::format::{
+    HEAD_PATH, Head, HeadError, Index, LIKELY_MANIFEST_PATH, MAX_HEAD_BYTES,
+    MAX_LIKELY_MANIFEST_BYTES, VerifyKey,
+};
 
 /// What a mirror answered.
 pub(super) struct Answer {
@@ -33,13 +36,40 @@ pub(super) fn ask_all(
     let (sender, receiver) = mpsc::channel();
     for mirror in 0..fetcher.mirrors.count() {
         let (fetcher, keys, sender) = (fetcher.clone(), keys.clone(), sender.clone());
-        let _ = std::thread::Builder::new()
-            .name("head".into())
-            .stack_size(512 * 1024)
-            .spawn(move || {
-                ask_one(&fetcher, mirror, &keys, least, &sender);
-            });
+        let _ = crate::thread::spawn("head", 512 * 1024, move || {
+            ask_one(&fetcher, mirror, &keys, least, &sender);
+        });
     }
+    receiver
+}
+
+/// Asks the first mirror for the manifest that will probably be wanted, beside its head: a round trip less. Nobody is blamed if it
+/// is not to be had; then it is asked for by its name.
+pub(super) fn ask_likely_manifest(fetcher: &Arc<Fetcher>) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = mpsc::sync_channel(1);
+    let fetcher = fetcher.clone();
+    let _ = crate::thread::spawn("manifest", 512 * 1024, move || {
+        let (mirrors, policy) = (&fetcher.mirrors, fetcher.policy());
+        let ask = Ask {
+            path: LIKELY_MANIFEST_PATH,
+            from: 0,
+            to: None,
+            total: None,
+            patience: mirrors.begin(0),
+        };
+        let (mut bytes, progress) = (Vec::new(), Progress::default());
+        let most = MAX_LIKELY_MANIFEST_BYTES.into();
+        let source = &mirrors.get(0).source;
+        let read = read_object(source, &ask, most, &mut bytes, &progress, policy);
+        mirrors.came(0, progress.bytes());
+        match read {
+            Ok(timing) => {
+                mirrors.went_well(0, &timing);
+                let _ = sender.send(bytes); // nobody listens: it was not wanted
+            }
+            Err(_) => mirrors.failed(0, &FetchError::Cancelled),
+        }
+    });
     receiver
 }
 

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use super::cache::Cache;
@@ -11,7 +12,7 @@ use super::cache::folder::Folder;
 use super::config::Config;
 use super::error::StreamError;
 use super::fetch::{Class, Fetcher, Want};
-use super::heads::{ask_all, choose};
+use super::heads::{ask_all, ask_likely_manifest, choose};
 use super::image::Image;
 use super::mirrors::Mirrors;
 use super::source::http::Web;
@@ -27,18 +28,27 @@ const RAM_GUESS_BYTES: u64 = 256 << 20;
 /// How long [`Store::open`] waits for a folder that a dying daemon still holds.
 const FOLDER_WAIT: Duration = Duration::from_secs(2);
 
-/// The head that a list has fetched a moment ago, once: a request and a round trip less. Of several mirrors each is asked anew,
-/// to know the quickest. It is verified like any other.
-fn handed_over(config: &Config) -> Option<Vec<u8>> {
+/// The manifest in this file beside the head's.
+const MANIFEST_SUFFIX: &str = "manifest";
+/// A manifest that was asked for beside the head is waited for as long as asking by its name would take, but no longer than this.
+const LIKELY_WAIT_SECS: f64 = 1.0;
+
+/// The head that a list has fetched a moment ago, once, and the manifest that will probably be wanted: a request and a round trip
+/// less. Of several mirrors each is asked anew, to know the quickest. They are verified like any other.
+fn handed_over(config: &Config) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
     let path = config
         .head_file
         .as_ref()
         .filter(|_| config.urls.len() == 1)?;
-    let mut bytes = Vec::new();
-    let most = u64::from(MAX_HEAD_BYTES) + 1;
-    let read = File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes));
-    let _ = fs::remove_file(path); // a second try asks
-    read.ok().map(|_| bytes)
+    let take = |path: &Path| {
+        let mut bytes = Vec::new();
+        let most = u64::from(MAX_HEAD_BYTES) + 1; // more than the manifest's
+        let read = File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes));
+        let _ = fs::remove_file(path); // a second try asks
+        read.ok().map(|_| bytes)
+    };
+    let manifest = take(&path.with_extension(MANIFEST_SUFFIX));
+    take(path).map(|head| (head, manifest))
 }
 
 /// An open store: its index is verified.
@@ -54,6 +64,18 @@ pub struct Store {
     /// Fetches its objects.
     pub fetcher: Arc<Fetcher>,
     folder: Option<Folder>,
+    likely: Likely,
+}
+
+/// What may be the manifest that is wanted.
+#[derive(Debug)]
+enum Likely {
+    /// Not asked for, or not to be had.
+    Not,
+    /// On its way.
+    Coming(Receiver<Vec<u8>>),
+    /// Here.
+    Here(Vec<u8>),
 }
 
 /// Told to the user while it goes on.
@@ -107,7 +129,9 @@ impl Store {
             index.serial.max(config.min_serial)
         });
 
-        let handed = handed_over(config).and_then(|bytes| {
+        let mut likely = Likely::Not;
+        let handed = handed_over(config).and_then(|(bytes, manifest)| {
+            likely = manifest.map_or(Likely::Not, Likely::Here);
             Head::open(&bytes, &keys, least)
                 .ok()
                 .map(|index| (0, bytes, index))
@@ -115,6 +139,10 @@ impl Store {
         let heard = match handed {
             Some(heard) => Ok(heard),
             None => {
+                // Who has started from here before has the manifest, unless there is a new version.
+                if kept.is_none() {
+                    likely = Likely::Coming(ask_likely_manifest(&fetcher));
+                }
                 let answers = ask_all(&fetcher, &Arc::new(keys), least);
                 choose(&fetcher, &answers, &policy, kept.is_some(), say)
             }
@@ -147,13 +175,30 @@ impl Store {
             offline,
             fetcher,
             folder,
+            likely,
         })
     }
 
-    /// Leaves the head for [`handed_over`]. What cannot be left is asked for again.
-    pub fn hand_over(&self, path: &Path) {
+    /// Leaves head and manifest for [`handed_over`]. What cannot be left is asked for again.
+    pub fn hand_over(&mut self, path: &Path) {
         if !self.offline {
             let _ = fs::write(path, &self.head);
+            if let Some(manifest) = self.likely_manifest() {
+                let _ = fs::write(path.with_extension(MANIFEST_SUFFIX), manifest);
+            }
+        }
+    }
+
+    /// What may be the manifest that is wanted. Waits for it, if it is worth it.
+    fn likely_manifest(&mut self) -> Option<&[u8]> {
+        if let Likely::Coming(answer) = &self.likely {
+            let (round_trip_secs, _) = self.fetcher.mirrors.line();
+            let wait = Duration::from_secs_f64(round_trip_secs.min(LIKELY_WAIT_SECS));
+            self.likely = answer.recv_timeout(wait).map_or(Likely::Not, Likely::Here);
+        }
+        match &self.likely {
+            Likely::Here(bytes) => Some(bytes),
+            _ => None,
         }
     }
 
@@ -244,7 +289,7 @@ impl Store {
         Ok(image)
     }
 
-    fn manifest(&self, system: &System, version: &Version) -> Result<Manifest, StreamError> {
+    fn manifest(&mut self, system: &System, version: &Version) -> Result<Manifest, StreamError> {
         let name = version.manifest_sha256;
         let total = u64::from(version.manifest_bytes);
         let kept = self
@@ -253,6 +298,15 @@ impl Store {
             .and_then(|folder| folder.object(ObjectKind::Manifest, &name, total));
         if let Some(manifest) = kept.and_then(|bytes| Manifest::open(&bytes, system, version).ok())
         {
+            return Ok(manifest);
+        }
+        let likely = self.likely_manifest().map(<[u8]>::to_vec);
+        if let Some(bytes) = likely
+            && let Ok(manifest) = Manifest::open(&bytes, system, version)
+        {
+            if let Some(folder) = &self.folder {
+                folder.keep_object(ObjectKind::Manifest, &name, &bytes);
+            }
             return Ok(manifest);
         }
         let (for_check, id) = (system.clone(), version.clone());

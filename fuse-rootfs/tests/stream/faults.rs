@@ -157,8 +157,8 @@ fn redirects_are_followed_and_remembered() {
     compare(&image, 0, &lab.images[0].bytes);
     assert_eq!(
         front.log().len(),
-        1,
-        "all further requests went straight to the aim: {:?}",
+        2,
+        "head and manifest were asked for at once, all else went straight to the aim: {:?}",
         front.log()
     );
 }

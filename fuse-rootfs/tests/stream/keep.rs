@@ -63,14 +63,16 @@ fn a_head_is_handed_over_once_and_verified() {
     let dir = tempfile::tempdir().unwrap();
     let head = dir.path().join("head");
     let heads = || server.requests("/head");
-    let list = Client::open(&config, &mut |_| {}).unwrap();
+    let manifests = || server.requests("manifest") + server.requests("/m/");
+    let mut list = Client::open(&config, &mut |_| {}).unwrap();
     list.hand_over(&head);
     list.fetcher.stop();
-    assert_eq!(heads(), 1, "{:?}", server.log());
+    assert_eq!((heads(), manifests()), (1, 1), "{:?}", server.log());
 
     config.head_file = Some(head.clone());
     compare(&open(&config).unwrap(), 0, &images[0].bytes);
     assert_eq!((heads(), head.exists()), (1, false));
+    assert_eq!(manifests(), 1, "{:?}", server.log());
     compare(&open(&config).unwrap(), 0, &images[0].bytes);
     assert_eq!(heads(), 2, "a second try asks");
 
@@ -87,6 +89,45 @@ fn a_head_is_handed_over_once_and_verified() {
     let before = heads();
     compare(&open(&config).unwrap(), 0, &images[0].bytes);
     assert_eq!(heads(), before + 1, "which is the quickest is not known");
+}
+
+/// The manifest that most readers want is asked for beside the head. It is a guess, and nobody's fault if it is wrong.
+#[test]
+fn the_likely_manifest_spares_a_round_trip_and_is_verified() {
+    let mut store = Store::new();
+    let images = [small_image()];
+    store.publish("demo", "v1", &images, &[]);
+    let server = Server::new(store.path());
+    let mut config = patient(&store, &[server.url()]);
+    let (likely, by_name) = (
+        || server.requests("/index.manifest"),
+        || server.requests("/m/"),
+    );
+    compare(&open(&config).unwrap(), 0, &images[0].bytes);
+    assert_eq!((likely(), by_name()), (1, 0), "{:?}", server.log());
+
+    let faults = [
+        Fault::Status(404),
+        Fault::Body(b"another".to_vec()),
+        Fault::Body(vec![0; 70_000]),
+        Fault::Corrupt(30),
+        Fault::Reset(5),
+        Fault::Late(Duration::from_secs(3)),
+        Fault::WrongLength(-9),
+    ];
+    for (number, fault) in (1..).zip(faults) {
+        server.fault("/index.manifest", 1, fault.clone());
+        let image = open(&config).unwrap();
+        compare(&image, 0, &images[0].bytes);
+        assert_eq!(by_name(), number, "{fault:?}: {:?}", server.log());
+        let mirror = &image.fetcher.mirrors.snapshot()[0];
+        assert_eq!((mirror.failures, mirror.state), (0, "good"), "{fault:?}");
+    }
+    store.publish("demo", "v2", &images, &[]);
+    config.version = Some("v1".into());
+    let before = by_name();
+    compare(&open(&config).unwrap(), 0, &images[0].bytes);
+    assert_eq!(by_name(), before + 1, "of another version than the likely");
 }
 
 /// The same in the container of the partition `gasthaus-cache`, which `/init` gives the daemon as `cache-dev`.

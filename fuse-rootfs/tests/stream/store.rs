@@ -146,6 +146,13 @@ impl Store {
     /// Signs the index anew, with the next serial.
     pub fn write_head(&mut self) {
         self.serial += 1;
+        let first = &self.systems[0];
+        let likely = &first.versions[usize::from(first.default_version)];
+        fs::copy(
+            self.file(ObjectKind::Manifest, &likely.manifest_sha256),
+            self.path().join(LIKELY_MANIFEST_PATH),
+        )
+        .unwrap();
         fs::write(
             self.path().join("head"),
             self.head_signed_by(&self.keys, self.serial),
