@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::split::Parts;
+use super::split::{Part, Parts};
 use super::{Track, TrackState};
 use crate::boot::log;
 use crate::format::{BLOCK_BYTES, BundleHeader, BundleKind, ObjectKind, Unpacker};
@@ -266,6 +266,7 @@ impl<'a> Player<'a> {
     ) -> End {
         let began = Instant::now();
         let policy = self.image.fetcher.policy();
+        let mut part: Option<Part> = None; // the first part's answer is `body`
         let mut body = match self.image.fetcher.mirrors.get(mirror).source.open(ask) {
             Ok(body) => body,
             Err(error) => return End::Failed(error),
@@ -286,10 +287,12 @@ impl<'a> Player<'a> {
                     Some(frame) if *next < until => frame.stored_bytes.into(),
                     _ => {
                         // Reading to the end lets the connection be used again.
-                        let _ = if at >= ask.to.unwrap_or(at) {
-                            body.read_from(at, &mut buffer[..1])
-                        } else {
-                            Ok(0)
+                        let _ = match &mut part {
+                            Some(part) => part.read_from(at, &mut buffer[..1]),
+                            None if at >= ask.to.unwrap_or(at) => {
+                                body.read_from(at, &mut buffer[..1])
+                            }
+                            None => Ok(0),
                         };
                         return End::Done;
                     }
@@ -313,10 +316,13 @@ impl<'a> Player<'a> {
                 continue;
             }
             let room = missing.min(READ_BYTES);
-            match body.read_from(at, &mut buffer[..room]) {
+            let got = match &mut part {
+                None => body.read_from(at, &mut buffer[..room]),
+                Some(part) => part.read_from(at, &mut buffer[..room]),
+            };
+            match got {
                 Ok(0) if parts.is_some() => match parts.as_mut().and_then(|parts| parts.next(at)) {
-                    Some(Ok(next)) => body = next,
-                    Some(Err(error)) => return End::Failed(error),
+                    Some(next) => part = Some(next),
                     None => parts = None,
                 },
                 Ok(0) => {
