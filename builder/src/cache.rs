@@ -4,7 +4,10 @@
 //! renamed into place, so a build that is killed leaves nothing that looks finished. Builders that run at the same time
 //! share the cache: each result is made under a file lock, and whoever waited finds it done.
 //!
-//! Layout below the root: `debs/` and `lists/` (see `gasthaus-debian`), `stages/<stage>/<key>/`, `locks/`, `tmp/`.
+//! Layout below the root: `debs/` and `lists/` (see `gasthaus-debian`), `stages/<stage>/<key>/` and `<key>.used` ([`room`]), `locks/`,
+//! `tmp/`.
+
+pub mod room;
 
 use std::fs::{self, File};
 use std::io;
@@ -88,6 +91,15 @@ pub enum CacheError {
     /// Neither `GASTHAUS_CACHE`, `XDG_CACHE_HOME` nor `HOME` is set.
     #[error("there is no cache folder: none of GASTHAUS_CACHE, XDG_CACHE_HOME and HOME is set")]
     NoFolder,
+    /// The limit is no number.
+    #[error(
+        "`{}={value}` is no limit of the cache: expected a number of GiB, or 0 for none",
+        room::LIMIT_VARIABLE
+    )]
+    Limit {
+        /// What it is.
+        value: String,
+    },
     /// A file operation failed.
     #[error("cannot {action} `{path}`")]
     Io {
@@ -108,6 +120,7 @@ impl CacheError {
             Self::NoFolder => {
                 Some("set GASTHAUS_CACHE to a folder with some gigabytes of room".into())
             }
+            Self::Limit { .. } => Some(format!("without it, it is {} GiB", room::DEFAULT_GIB)),
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
                     Some("set GASTHAUS_CACHE to a folder you may write to".into())
@@ -202,12 +215,12 @@ impl Cache {
     {
         let place = self.place(stage, key);
         if place.is_dir() {
-            self.note(stage, true);
+            self.note(stage, &place, true);
             return Ok(place);
         }
         let _turn = self.lock(&format!("{stage}-{}", key.as_str()))?;
         if place.is_dir() {
-            self.note(stage, true);
+            self.note(stage, &place, true);
             return Ok(place);
         }
         let scratch = self.scratch(stage, sandbox)?;
@@ -215,7 +228,7 @@ impl Cache {
         let parent = self.root.join("stages").join(stage);
         fs::create_dir_all(&parent).map_err(at("create the cache folder", &parent))?;
         fs::rename(scratch.path(), &place).map_err(at("move into the cache", &place))?;
-        self.note(stage, false);
+        self.note(stage, &place, false);
         Ok(place)
     }
 
@@ -225,7 +238,8 @@ impl Cache {
         self.hits.lock().map(|h| h.clone()).unwrap_or_default()
     }
 
-    fn note(&self, stage: &str, hit: bool) {
+    fn note(&self, stage: &str, place: &Path, hit: bool) {
+        room::note_use(place);
         if let Ok(mut hits) = self.hits.lock() {
             hits.push((stage.to_owned(), hit));
         }

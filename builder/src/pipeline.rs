@@ -6,7 +6,7 @@ use std::time::Instant;
 use gasthaus_debian::lock::LockedRecipe;
 use gasthaus_rootfs::sandbox::Sandbox;
 
-use crate::cache::Cache;
+use crate::cache::{Cache, room};
 use crate::cli::ui::{Ui, human_bytes};
 use crate::error::BuildError;
 use crate::manifest::{BuildManifest, GuestSummary};
@@ -132,13 +132,35 @@ impl Built {
 /// # Errors
 /// The first failing stage's; nothing that looks finished is left in the output folder.
 pub fn build(request: &BuildRequest, ui: &Ui) -> Result<Outcome, BuildError> {
-    let start = Instant::now();
-    let outputs = &request.recipe.outputs;
     check_urls(request)?;
+    let limit = std::env::var(room::LIMIT_VARIABLE).ok();
+    let limit = room::limit_bytes(limit.as_deref())?;
     let sandbox = Sandbox::detect(0)?;
     let cache = Cache::of_user()?;
     cache.sweep(&sandbox)?;
     medium::check_out_dir(&request.out_dir)?;
+    let outcome = build_with(request, ui, &cache, sandbox.clone())?;
+    if let Some(most_bytes) = limit {
+        let freed = cache.make_room(most_bytes, &sandbox)?;
+        if freed > 0 {
+            let most = human_bytes(most_bytes);
+            ui.line(&format!(
+                "{} of the least recently used results removed: the cache holds {most} of them",
+                human_bytes(freed)
+            ));
+        }
+    }
+    Ok(outcome)
+}
+
+fn build_with(
+    request: &BuildRequest,
+    ui: &Ui,
+    cache: &Cache,
+    sandbox: Sandbox,
+) -> Result<Outcome, BuildError> {
+    let start = Instant::now();
+    let outputs = &request.recipe.outputs;
 
     let stop = |stage: &str| request.until.as_deref() == Some(stage);
     let stopped = |stage: &str| {
@@ -147,7 +169,7 @@ pub fn build(request: &BuildRequest, ui: &Ui) -> Result<Outcome, BuildError> {
         })
     };
 
-    let locked: LockedRecipe = lock::lock(request, &cache, ui)?;
+    let locked: LockedRecipe = lock::lock(request, cache, ui)?;
     let level = if request.release {
         request.recipe.layers.release_level
     } else {
@@ -162,7 +184,7 @@ pub fn build(request: &BuildRequest, ui: &Ui) -> Result<Outcome, BuildError> {
     let cx = StageCx::new(
         &request.recipe,
         &request.recipe_dir,
-        &cache,
+        cache,
         &sandbox,
         ui,
         settings,
