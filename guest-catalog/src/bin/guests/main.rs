@@ -13,6 +13,7 @@ mod front;
 mod head_start;
 mod health;
 mod house;
+mod ioctls;
 mod lan;
 mod lan_leases;
 mod logs;

@@ -2,6 +2,7 @@
 //!
 //! In: rows of a guest's screen. It is shown in the middle, as many times larger as fits, without smoothing; a screen that is
 //! larger is cut off at the right and the bottom.
+use super::pointer::WHOLE;
 use super::rfb::{PixelFormat, Screen};
 use crate::house::House;
 use std::fs::{File, OpenOptions};
@@ -96,6 +97,23 @@ impl Framebuffer {
             columns,
             rows,
         }
+    }
+
+    /// The pixel of a guest's screen that is shown at this place: 0 to [`WHOLE`] from the left and from the top. Beside the guest's screen
+    /// it is the nearest.
+    pub fn under(&self, size: (usize, usize), (x, y): (i64, i64)) -> (i32, i32) {
+        let place = self.place(size);
+        let pixel = |share: i64, ours: usize, before: usize, theirs: usize| {
+            let at = share.clamp(0, WHOLE) * ours as i64 / (WHOLE + 1) - before as i64;
+            // Sides are at most MAX_SIDE.
+            (at.max(0) / place.scale as i64)
+                .min(theirs as i64 - 1)
+                .max(0) as i32
+        };
+        (
+            pixel(x, self.width, place.left, place.columns),
+            pixel(y, self.height, place.top, place.rows),
+        )
     }
 
     /// Paints these rows of the guest's screen, and what is left and right of them.
@@ -205,6 +223,16 @@ mod tests {
         assert_eq!(frame.place((3, 3)), place(1, 2, 0, 3, 3));
         assert_eq!(frame.place((9, 2)), place(1, 0, 1, 7, 2));
         assert_eq!(frame.place((0, 0)).rows, 0);
+        // Two pixels of three columns each from the left, one of ours left over; one row of three.
+        for (x, y, expected) in [
+            (0, 0, (0, 0)),
+            (WHOLE / 2, WHOLE / 2, (1, 0)),
+            (WHOLE, WHOLE, (1, 0)),
+            (i64::MAX, -1, (1, 0)),
+        ] {
+            assert_eq!(frame.under((2, 1), (x, y)), expected, "{x}, {y}");
+        }
+        assert_eq!(frame.under((0, 0), (WHOLE, WHOLE)), (0, 0));
     }
 
     #[test]

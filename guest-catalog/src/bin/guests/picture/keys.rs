@@ -1,13 +1,15 @@
-//! Keyboards and mice, as the kernel's evdev tells of them (`linux/input.h`: 24 bytes for each event), for the guest in front.
+//! Keyboards, mice and what else moves a pointer, as the kernel's evdev tells of them (`linux/input.h`: 24 bytes for each event), for the guest in front.
 //!
 //! They are listened to only while the guest is in front. The kernel goes on looking after Ctrl+Alt+F1 and its like itself, so those
 //! are not passed on; a guest that is left has all its keys up.
+use super::pointer::{Heard, Pointer, WHOLE};
 use super::rfb::Screen;
 use crate::house::House;
 use rustix::fs::OFlags;
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 
 const EVENT_BYTES: usize = 24;
@@ -31,11 +33,30 @@ const WHEEL_DOWN: u8 = 16;
 
 /// Open devices, and what is held down on them.
 pub struct Input {
-    devices: Vec<File>,
+    devices: Vec<Device>,
     held: BTreeSet<u16>,
+    /// Since the last report of a device: how far the pointer went, and where it is, if that was told.
     moved: (i32, i32),
+    place: Option<(i64, i64)>,
+    /// Of ways that were told in parts of the screen: what is left of a pixel.
+    rest: (i64, i64),
     buttons: u8,
 }
+
+/// One of them.
+pub struct Device {
+    file: File,
+    pointer: Pointer,
+}
+
+impl AsFd for Device {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Which pixel of the guest's screen is at a place of this machine's: 0 to [`WHOLE`] from the left and from the top.
+pub type Under<'f> = dyn Fn(&Screen, (i64, i64)) -> (i32, i32) + 'f;
 
 /// The scan code of set 1 of a key, with 0x80 in place of a leading E0: what QEMU counts keys by.
 fn scan_code(code: u16) -> Option<u8> {
@@ -88,7 +109,10 @@ impl Input {
                 .read(true)
                 .custom_flags(flags)
                 .open(entry.path());
-            opened.ok() // gone again
+            let file = opened.ok()?; // gone again
+            let name = entry.file_name();
+            let pointer = Pointer::of(house, &name.to_string_lossy(), &file);
+            Some(Device { file, pointer })
         };
         Self {
             devices: entries
@@ -98,18 +122,25 @@ impl Input {
                 .collect(),
             held: BTreeSet::new(),
             moved: (0, 0),
+            place: None,
+            rest: (0, 0),
             buttons: 0,
         }
     }
 
     /// The devices, to be waited for.
-    pub fn devices(&self) -> &[File] {
+    pub fn devices(&self) -> &[Device] {
         &self.devices
     }
 
     /// Passes on what came from these devices, by number. One that is gone is left out from now on.
-    pub fn pass(&mut self, ready: &[bool], screen: &mut Screen) -> io::Result<()> {
-        let mut events = Vec::new();
+    pub fn pass(
+        &mut self,
+        ready: &[bool],
+        screen: &mut Screen,
+        under: &Under<'_>,
+    ) -> io::Result<()> {
+        let mut heard = Vec::new();
         let mut numbers = 0..;
         self.devices.retain_mut(|device| {
             let number = numbers.next().unwrap_or(usize::MAX);
@@ -117,9 +148,14 @@ impl Input {
                 return true;
             }
             let mut bytes = [0; 64 * EVENT_BYTES];
-            match device.read(&mut bytes) {
+            match device.file.read(&mut bytes) {
                 Ok(count) => {
-                    events.extend_from_slice(&bytes[..count - count % EVENT_BYTES]);
+                    for event in bytes[..count].chunks_exact(EVENT_BYTES) {
+                        let half = |at: usize| u16::from_le_bytes([event[at], event[at + 1]]);
+                        let value =
+                            i32::from_le_bytes([event[20], event[21], event[22], event[23]]);
+                        device.pointer.hear(half(16), half(18), value, &mut heard);
+                    }
                     count > 0
                 }
                 Err(error) => {
@@ -127,10 +163,38 @@ impl Input {
                 }
             }
         });
-        for event in events.chunks_exact(EVENT_BYTES) {
-            let half = |at: usize| u16::from_le_bytes([event[at], event[at + 1]]);
-            let value = i32::from_le_bytes([event[20], event[21], event[22], event[23]]);
-            self.event(half(16), half(18), value, screen)?;
+        for one in heard {
+            match one {
+                Heard::Event(SYN, 0, _) => self.report(screen, under)?,
+                Heard::Event(kind, code, value) => self.event(kind, code, value, screen)?,
+                Heard::Place(x, y) => self.place = Some((x, y)),
+                Heard::Way(right, down) => {
+                    let width = screen.size().0 as i64;
+                    let pixels = |way: i64, rest: &mut i64| {
+                        let all = way * width + *rest;
+                        *rest = all % WHOLE;
+                        i32::try_from(all / WHOLE).unwrap_or(0)
+                    };
+                    let (right, down) = (
+                        pixels(right, &mut self.rest.0),
+                        pixels(down, &mut self.rest.1),
+                    );
+                    self.moved.0 = self.moved.0.saturating_add(right);
+                    self.moved.1 = self.moved.1.saturating_add(down);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A device has said all that happened at once.
+    fn report(&mut self, screen: &mut Screen, under: &Under<'_>) -> io::Result<()> {
+        let (right, down) = std::mem::take(&mut self.moved);
+        if let Some(place) = self.place.take() {
+            return screen.point(under(screen, place), self.buttons);
+        }
+        if (right, down) != (0, 0) || self.buttons != screen.buttons() {
+            screen.mouse(right, down, self.buttons)?;
         }
         Ok(())
     }
@@ -148,10 +212,6 @@ impl Input {
                 let turn = if value > 0 { WHEEL_UP } else { WHEEL_DOWN };
                 screen.mouse(0, 0, self.buttons | turn)?;
                 screen.mouse(0, 0, self.buttons)?;
-            }
-            (SYN, 0) if self.moved != (0, 0) || self.buttons != screen.buttons() => {
-                let (right, down) = std::mem::take(&mut self.moved);
-                screen.mouse(right, down, self.buttons)?;
             }
             _ => {}
         }
@@ -245,7 +305,7 @@ mod tests {
         std::fs::write(dir.path().join("dev/input/mice"), "x").unwrap();
         let mut input = Input::open(&House::at(dir.path()));
         assert_eq!(input.devices().len(), 1);
-        input.pass(&[true], &mut screen).unwrap();
+        input.pass(&[true], &mut screen, &|_, _| (0, 0)).unwrap();
         input.let_go(&mut screen).unwrap();
         drop(screen);
         let heard = serving.join().unwrap();
@@ -259,6 +319,60 @@ mod tests {
             key(29, 0),
             key(56, 0),
             vec![5, 0, 0, 7, 0, 9],
+        ];
+        assert!(heard.ends_with(&expected.concat()), "{heard:?}");
+    }
+
+    /// A screen of 100 x 50 whose mouse tells ways or places, and what it hears of a tablet's events.
+    fn heard_of_a_tablet(is_absolute: u16, events: &[Vec<u8>]) -> Vec<u8> {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("x.vnc");
+        let server = UnixListener::bind(&socket).unwrap();
+        let serving = std::thread::spawn(move || {
+            let (mut stream, _) = server.accept().unwrap();
+            let mut said = hello(100, 50);
+            said.extend([0, 0, 0, 1]);
+            said.extend(head(is_absolute, 0, 0, 0, -257));
+            stream.write_all(&said).unwrap();
+            let mut heard = Vec::new();
+            stream.read_to_end(&mut heard).unwrap();
+            heard
+        });
+        let mut screen = Screen::connect(&socket, PixelFormat::Xrgb8888).unwrap();
+        screen.read().unwrap();
+        std::fs::create_dir_all(dir.path().join("dev/input")).unwrap();
+        std::fs::write(dir.path().join("dev/input/event0"), events.concat()).unwrap();
+        let mut input = Input::open(&House::at(dir.path()));
+        input.devices[0].pointer = crate::picture::pointer::tests::tablet();
+        let under = |screen: &Screen, (x, y): (i64, i64)| {
+            let (width, height) = screen.size();
+            let at = |share: i64, size: usize| (share * (size as i64 - 1) / WHOLE) as i32;
+            (at(x, width), at(y, height))
+        };
+        input.pass(&[true], &mut screen, &under).unwrap();
+        drop(screen);
+        serving.join().unwrap()
+    }
+
+    #[test]
+    fn a_tablet_puts_the_pointer_where_it_is() {
+        const ABS: u16 = 3;
+        let events = [
+            event(ABS, 0, 0x7FFF),
+            event(ABS, 1, 0x7FFF),
+            event(SYN, 0, 0),
+            event(ABS, 0, 0),
+            event(KEY, 0x110, 1),
+            event(SYN, 0, 0),
+        ];
+        let heard = heard_of_a_tablet(1, &events);
+        let expected = [[5, 0, 0, 99, 0, 49], [5, 1, 0, 0, 0, 49]];
+        assert!(heard.ends_with(&expected.concat()), "{heard:?}");
+        // A mouse that tells ways: 0x7FFF is none.
+        let heard = heard_of_a_tablet(0, &events);
+        let expected = [
+            [5, 0, 0x80, 0x62, 0x80, 0x30],
+            [5, 1, 0x7F, 0x9C, 0x7F, 0xFF],
         ];
         assert!(heard.ends_with(&expected.concat()), "{heard:?}");
     }

@@ -5,6 +5,7 @@
 //! paints its empty text over ours when it comes to the front, before or after it says so; so everything is painted twice then.
 mod framebuffer;
 mod keys;
+mod pointer;
 mod rfb;
 
 use crate::house::House;
@@ -153,7 +154,8 @@ fn try_serve(
             }
         }
         if let Some(input) = &mut input {
-            input.pass(devices, screen)?;
+            let under = |screen: &Screen, place| frame.under(screen.size(), place);
+            input.pass(devices, screen, &under)?;
         }
     }
 }

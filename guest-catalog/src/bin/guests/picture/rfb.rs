@@ -182,6 +182,18 @@ impl Screen {
         self.stream.write_all(&message)
     }
 
+    /// Puts the mouse on a pixel. A guest whose mouse tells ways is told the way from where the pointer was put last.
+    pub fn point(&mut self, (x, y): (i32, i32), buttons: u8) -> io::Result<()> {
+        let way = (
+            x.saturating_sub(self.pointer.0),
+            y.saturating_sub(self.pointer.1),
+        );
+        if !self.is_absolute {
+            self.pointer = (x, y);
+        }
+        self.mouse(way.0, way.1, buttons)
+    }
+
     /// Buttons as they were last said to be.
     pub fn buttons(&self) -> u8 {
         self.buttons
