@@ -113,6 +113,8 @@ fn row(house: &House, catalogue: &Catalogue, entry: &Entry) -> String {
             format!("http://{address}{}", http.path)
         }
         (_, Some(http), Some(address)) => format!("http://{address}:{}{}", http.port, http.path),
+        // A whole PC shows a picture; what is on its serial port, if anything, is for `guests console`.
+        _ if screens::is_picture(entry) => format!("guests view {}", guest.name),
         _ => format!("guests console {}", guest.name),
     };
     let dash = || "-".to_owned();
@@ -180,6 +182,22 @@ mod tests {
         assert!(reload.exists());
         let text = house.read(&format!("run/gasthaus/{ISSUE}"));
         assert!(text.contains("failed (2x)"), "{text}");
+    }
+
+    #[test]
+    fn a_whole_pc_is_looked_at() {
+        let (_dir, house, _) = house(&[]);
+        let text = include_str!("../../../guests/freedos/guest.toml");
+        let guest = guest_catalog::Guest::parse("freedos/guest.toml", text).unwrap();
+        let catalogue = Catalogue::new(vec![("freedos/guest.toml".to_owned(), guest)]).unwrap();
+        let entry = &catalogue.entries()[0];
+        Record::default()
+            .enter(&house, &entry.guest.name, State::Up, None)
+            .unwrap();
+        assert_eq!(
+            row(&house, &catalogue, entry),
+            "  freedos       up         -               Ctrl+Alt+F5   guests view freedos"
+        );
     }
 
     #[test]

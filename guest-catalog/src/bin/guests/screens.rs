@@ -92,9 +92,13 @@ fn guest_of(catalogue: &Catalogue, terminal: u32) -> Option<&Entry> {
     catalogue.entries().get(index)
 }
 
-/// Whether every mode of the guest gives it a graphics card.
-fn is_always_pc(entry: &Entry) -> bool {
-    entry.guest.modes.iter().all(|mode| mode.is_pc())
+/// Whether a guest's screen is a picture. Only a whole PC has one; a guest that may also start as something less has its console.
+pub fn is_picture(entry: &Entry) -> bool {
+    match entry.guest.display {
+        Display::Text => false,
+        Display::Both => entry.guest.modes.iter().all(|mode| mode.is_pc()),
+        Display::Vnc => true,
+    }
 }
 
 /// Serves the screens until the machine is switched off. Comes back where there are none.
@@ -140,13 +144,9 @@ fn look(house: &House, terminal: u32, served: &Arc<Mutex<BTreeSet<u32>>>) {
     let (house, served) = (house.clone(), Arc::clone(served));
     thread::spawn(move || {
         let outcome = house.catalogue().map(|catalogue| {
-            guest_of(&catalogue, terminal).map(|entry| match entry.guest.display {
-                Display::Text => screen::show_console(&house, entry, terminal),
-                // Only a whole PC has a picture; a guest that may also start as something less has its console.
-                Display::Both if !is_always_pc(entry) => {
-                    screen::show_console(&house, entry, terminal)
-                }
-                Display::Both | Display::Vnc => picture::show(&house, entry, terminal),
+            guest_of(&catalogue, terminal).map(|entry| match is_picture(entry) {
+                true => picture::show(&house, entry, terminal),
+                false => screen::show_console(&house, entry, terminal),
             })
         });
         match outcome {
