@@ -35,7 +35,7 @@ fn every_embedded_recipe_parses_and_validates_against_the_schema() {
             .collect();
         assert!(errors.is_empty(), "{name}: {errors:?}");
     };
-    assert_eq!(embedded_names(), ["demo", "minimal"]);
+    assert_eq!(embedded_names(), ["classroom", "demo", "minimal", "zoo"]);
     for name in embedded_names() {
         let text = embedded_text(&name).unwrap();
         let recipe = parse(&name, &text, None).unwrap();

@@ -324,7 +324,7 @@ fn files_that_are_not_there_or_no_text() {
     let cases = [
         (
             "nope",
-            "error: there is no recipe `nope`: embedded are `demo`, `minimal`, and no such file exists\n\
+            "error: there is no recipe `nope`: embedded are `classroom`, `demo`, `minimal`, `zoo`, and no such file exists\n\
              hint: `gasthaus init NAME` writes a commented recipe to start from\n"
                 .to_owned(),
         ),

@@ -47,7 +47,7 @@ fn problems(text: &str) -> Vec<String> {
     }
 }
 
-const SHIPPED: [&str; 20] = [
+const SHIPPED: [&str; 22] = [
     "debian",
     "tiny",
     "alpine",
@@ -60,6 +60,7 @@ const SHIPPED: [&str; 20] = [
     "ipxe",
     "kolibrios",
     "memtest86",
+    "mirage",
     "netbsd",
     "ninefront",
     "openbsd",
@@ -67,18 +68,21 @@ const SHIPPED: [&str; 20] = [
     "plan9",
     "reactos",
     "ubuntu",
+    "unikraft",
     "windows",
 ];
 /// Those whose file differs from release to release under one name, or is the user's own.
-const UNPINNED: [&str; 9] = [
+const UNPINNED: [&str; 11] = [
     "grub-pv",
     "grub-pvh",
     "ipxe",
     "kolibrios",
     "memtest86",
+    "mirage",
     "netbsd",
     "ninefront",
     "reactos",
+    "unikraft",
     "windows",
 ];
 
@@ -101,9 +105,10 @@ fn shipped_guests_are_good_and_small() {
             other => panic!("{name}: {other:?}"),
         }
         assert!(entry.guest.notes.is_some(), "{name}");
-        // GRUB is a kernel of Xen's, the others are PCs.
+        // GRUB and unikernels are kernels of Xen's, the others are PCs.
         let modes = match name {
-            "grub-pv" => vec![Mode::Pv],
+            "grub-pv" | "unikraft" => vec![Mode::Pv],
+            "mirage" => vec![Mode::Pvh, Mode::Pv],
             "grub-pvh" => vec![Mode::Pvh],
             _ => vec![Mode::Hvm, Mode::Kvm],
         };
