@@ -1,6 +1,7 @@
 //! `gasthaus guest`: the catalogue of guests, and one of them booted alone.
 
 mod add;
+mod prepare;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -52,6 +53,8 @@ enum GuestCommand {
     },
     /// Write the definition of a guest, made of an image or a container image, held to its digest
     Add(add::AddArgs),
+    /// Make a folder of a guest that `guests add` takes in a running house: its image raw, its files put into it
+    Prepare(prepare::PrepareArgs),
     /// Boot one guest alone in QEMU; nothing is written to its image
     Try(TryArgs),
 }
@@ -100,6 +103,7 @@ pub(super) fn run(args: &Args, cx: &Context) -> CliResult {
         GuestCommand::Show { guest, json } => show(guest, *json),
         GuestCommand::Check { files } => check(files),
         GuestCommand::Add(args) => add::add(args),
+        GuestCommand::Prepare(args) => prepare::prepare(args, cx),
         GuestCommand::Try(args) => try_guest(args, cx),
     }
 }
@@ -262,7 +266,6 @@ fn published(
     offline: bool,
     cx: &Context,
 ) -> Result<Published, BuildError> {
-    trial::can_be_alone(guest)?;
     match &guest.source {
         Source::Url(source) => {
             let cache = Cache::of_user()?;
@@ -281,7 +284,7 @@ fn published(
             path: guest::find(guest, source, places)?,
             alone: source.sha256.is_some(),
         }),
-        // Refused above.
+        // Refused before.
         Source::Builtin(_) | Source::Debian(_) | Source::Oci(_) => Ok(Published {
             path: PathBuf::new(),
             alone: true,
@@ -300,6 +303,7 @@ fn try_guest(args: &TryArgs, cx: &Context) -> CliResult {
         path: std::env::temp_dir(),
         source,
     })?;
+    trial::can_be_alone(guest)?;
     let published = published(guest, &places, args.offline, cx)?;
     let ready = trial::ready(&entry, &published, &places, scratch.path())?;
     let qemu = find_qemu()?;

@@ -32,6 +32,12 @@ pub enum TryError {
         /// Who makes it.
         homepage: Option<String>,
     },
+    /// There is no image of its own to prepare.
+    #[error("guest `{guest}` has no image of its own: it is made with the image it is in")]
+    NoSource {
+        /// The guest.
+        guest: String,
+    },
     /// Another file than the definition's.
     #[error("the image `{}` has SHA-256 {found}; guest `{guest}` expects {expected}", path.display())]
     WrongDigest {
