@@ -11,7 +11,7 @@ use gasthaus_rootfs::sandbox::Sandbox;
 
 use super::{Cache, CacheError, at, bytes_below};
 
-/// What results may take when nobody says: two dozen builds of the demo of which everything changed.
+/// What results may take when nobody says.
 pub const DEFAULT_GIB: u64 = 20;
 /// The variable that says otherwise; 0 is no limit.
 pub const LIMIT_VARIABLE: &str = "GASTHAUS_CACHE_GIB";
