@@ -333,12 +333,14 @@ mod tests {
             "usr/share/doc/bash/README",
             "boot/vmlinuz-6.12",
             "usr/lib/firmware/amdgpu/x.bin",
+            "usr/lib/udev/hwdb.d/20-pci-vendor-model.hwdb",
         ] {
             assert!(filter.excludes(Path::new(dropped), false), "{dropped}");
         }
         for kept in [
             "usr/share/doc/bash/copyright",
             "usr/lib/firmware/rtl_nic/a.fw",
+            "usr/lib/udev/hwdb.d/60-keyboard.hwdb",
             "usr/bin/bash",
             "var/cache/debconf",
         ] {
