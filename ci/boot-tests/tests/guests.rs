@@ -158,6 +158,7 @@ fn real_guests_come_up() {
     };
     for (guest, file) in [
         ("freedos", "freedos-1.4M.img"),
+        ("openbsd", "openbsd-2.8-install-floppy.img"),
         ("plan9", "plan9-2010-floppy.img"),
     ] {
         if !images.join(file).is_file() {
