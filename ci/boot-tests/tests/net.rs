@@ -109,6 +109,14 @@ fn bios_cd_streams_keeps_its_link_and_switches_off_quickly() {
         lease.contains("\"method\":\"dhcp\"") && lease.contains("10.0.2.15/24"),
         "{lease}"
     );
+    // The commands find the daemon by its mount.
+    let status = done(
+        &mut vm,
+        "gasthaus-live status && gasthaus-live trace | head -n 3",
+    );
+    for part in ["boot      ready after ", "gasthaus-trace 1", " ms"] {
+        assert!(status.contains(part), "{part}: {status}");
+    }
     // networkd has the card in hand by now, and the address is the one the root streams over.
     let addresses = done(&mut vm, "ip -br -4 address; networkctl --no-pager list");
     assert!(addresses.contains("10.0.2.15/24"), "{addresses}");

@@ -237,8 +237,7 @@ impl Filesystem for Dir {
             TRACE => self
                 .image
                 .trace
-                .trace(&self.image.names())
-                .to_text()
+                .timed_text(&self.image.names())
                 .into_bytes(),
             READY => format!("{}\n", self.reporter.ready(&self.image).line()).into_bytes(),
             REPORT => self.reporter.text(&self.image).into_bytes(),

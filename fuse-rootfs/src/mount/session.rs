@@ -13,6 +13,8 @@ use super::Dir;
 
 /// File system type as the mount table shows it: `fuse.gasthaus`.
 pub const SUBTYPE: &str = "gasthaus";
+/// What the mount table's source begins with: mount(2), unlike `fusermount3`, has no subtype to tell whose it is.
+pub const SOURCE: &str = "gasthaus:";
 const MAX_THREADS: usize = 4;
 
 /// A mounted directory.
@@ -36,7 +38,7 @@ pub fn mount(files: Dir, dir: &Path, source: &str) -> io::Result<Mounted> {
         MountOption::NoSuid,
         MountOption::NoDev,
         MountOption::NoAtime,
-        MountOption::FSName(source.replace([',', '\\'], "_")),
+        MountOption::FSName(format!("{SOURCE}{}", source.replace([',', '\\'], "_"))),
         MountOption::Subtype(SUBTYPE.into()),
         MountOption::DefaultPermissions,
     ];

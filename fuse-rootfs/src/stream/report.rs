@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::mount::session::{SOURCE, SUBTYPE};
+
 /// File systems of ours in the mount table, the newest last.
 ///
 /// # Errors
@@ -12,12 +14,15 @@ pub fn mounts() -> std::io::Result<Vec<PathBuf>> {
     )?))
 }
 
-/// proc(5), mountinfo: the fifth field is the mount point, the file system's type follows ` - `.
+/// proc(5), mountinfo: the fifth field is the mount point, the file system's type and source follow ` - `.
 fn parse_mountinfo(text: &str) -> Vec<PathBuf> {
-    let ours = format!("fuse.{}", crate::mount::session::SUBTYPE);
     let parse = |line: &str| {
         let (mount, filesystem) = line.split_once(" - ")?;
-        let is_ours = filesystem.split(' ').next()? == ours;
+        let (kind, source) = filesystem.split_once(' ')?;
+        let is_ours = match kind.strip_prefix("fuse")?.strip_prefix('.') {
+            Some(subtype) => subtype == SUBTYPE,
+            None => kind == "fuse" && source.starts_with(SOURCE),
+        };
         is_ours.then(|| {
             mount
                 .split(' ')
@@ -166,8 +171,13 @@ mod tests {
     fn our_mounts_are_found() {
         let text = "22 1 0:21 / /proc rw - proc proc rw\n\
             90 1 0:45 / /mnt/a\\040b ro,nosuid - fuse.gasthaus http://x/ ro\n\
-            91 1 0:46 / /mnt/c rw - fuse.sshfs x rw\nrubbish\n";
-        assert_eq!(parse_mountinfo(text), [PathBuf::from("/mnt/a b")]);
+            91 1 0:46 / /mnt/c rw - fuse.sshfs x rw\nrubbish\n\
+            92 1 0:47 / /run/s ro - fuse gasthaus:http://x/ ro\n93 1 0:48 / /d rw - fuse x rw\n\
+            94 1 0:49 / /run/u rw - fuseblk gasthaus:/dev/sda1 rw\n";
+        assert_eq!(
+            parse_mountinfo(text),
+            [PathBuf::from("/mnt/a b"), PathBuf::from("/run/s")]
+        );
     }
 
     #[test]
