@@ -164,6 +164,10 @@ pub fn render_xl(guest: &Guest, placement: &Placement, mode: Mode) -> Result<Str
             for folder in ["usr/share/qemu", "usr/share/seabios"] {
                 model_args.push(format!("\"-L\", \"{}\"", path(folder)?));
             }
+            // The card that xl gives a PC wants the program to boot over it, which is not on board, and the device model ends without.
+            if guest.network.first_bridge().is_some() {
+                model_args.push("\"-global\", \"rtl8139.romfile=\"".to_owned());
+            }
         }
         if !model_args.is_empty() {
             line!("device_model_args_hvm = [ {} ]", model_args.join(", "));
