@@ -1,6 +1,6 @@
 //! Checks of one guest as a whole: what holds between keys, and what a schema cannot say.
 use crate::error::ProblemKind;
-use crate::{Access, BootFrom, Guest, Mode, NetworkMode, Source, format};
+use crate::{Access, BootFrom, Guest, Mode, NetworkMode, OciReference, Source, format};
 
 /// What `source.image` is called in the guest's folder.
 pub(crate) const SOURCE_IMAGE: &str = "disk.img";
@@ -152,6 +152,18 @@ impl Guest {
                 ),
             );
         }
+        if let Source::Oci(source) = &self.source
+            && let Some(named) = OciReference::parse(&source.image).and_then(|image| image.digest)
+            && source
+                .digest
+                .as_ref()
+                .is_some_and(|digest| *digest != named)
+        {
+            conflict(
+                "source.oci.digest".into(),
+                "is another one than `image` has after its `@`".into(),
+            );
+        }
         if matches!(self.source, Source::Builtin(_)) && self.boot.initrd.is_none() {
             conflict(
                 "boot".into(),
@@ -187,11 +199,25 @@ impl Guest {
                     "source.url.sums".into(),
                     "is of no use beside `sha256`".into(),
                 ),
-                (None, Some(sums)) if !is_trusted(sums) => conflict(
+                (None, Some(sums)) if source.key.is_none() && !is_trusted(sums) => conflict(
                     "source.url.sums".into(),
                     format!("is `{sums}`; use `https://`, since nothing else vouches for the list"),
                 ),
                 _ => {}
+            }
+        }
+        if let Source::Url(source) = &self.source {
+            if source.key.is_some() && source.sums.is_none() {
+                conflict(
+                    "source.url.key".into(),
+                    "needs `sums`, the list that is signed with it".into(),
+                );
+            }
+            if source.signature.is_some() && source.key.is_none() {
+                conflict(
+                    "source.url.signature".into(),
+                    "needs `key`: whose signature would be a good one".into(),
+                );
             }
         }
         if let Source::Debian(debian) = &self.source {

@@ -7,6 +7,9 @@ use crate::GuestName;
 /// Longest text of one line in bytes, e.g. a kernel command line (Linux cuts at 2048 on x86).
 pub(crate) const LINE_MAX_BYTES: usize = 1024;
 
+/// How an armored certificate begins (RFC 9580 §6.2).
+const PUBLIC_KEY: &str = "-----BEGIN PGP PUBLIC KEY BLOCK-----";
+
 /// Longest text of several lines in bytes.
 const TEXT_MAX_BYTES: usize = 32 * 1024;
 
@@ -47,6 +50,10 @@ pub(crate) fn check(format: &str, text: &str) -> Result<(), &'static str> {
         "image-path" => (
             is_image_path(text),
             "an absolute path, or a file name in the guest's folder; letters, digits and `-_.+~/`, no `..`",
+        ),
+        "oci-image" => (
+            is_image_path(text) || crate::OciReference::parse(text).is_some(),
+            "a file as for other images, or an image in a registry: `docker://HOST/NAME:TAG`, `docker://HOST/NAME@sha256:…`, without TLS `docker+http://…`",
         ),
         "url-path" => (
             text.starts_with('/')
@@ -101,6 +108,14 @@ pub(crate) fn check(format: &str, text: &str) -> Result<(), &'static str> {
                     })
             }),
             "`sha256:` and 64 hexadecimal digits in lower case",
+        ),
+        "openpgp-key" => (
+            text.trim_start().starts_with(PUBLIC_KEY)
+                && text.len() <= TEXT_MAX_BYTES
+                && text
+                    .bytes()
+                    .all(|b| b.is_ascii_graphic() || b" \r\n".contains(&b)),
+            "an armored OpenPGP key that begins with `-----BEGIN PGP PUBLIC KEY BLOCK-----`, of up to 32768 bytes",
         ),
         "disk-path" => (
             is_disk_path(text),
@@ -276,6 +291,22 @@ mod tests {
                     "/a,b",
                     "/a\"b",
                     ".x",
+                ],
+            ),
+            (
+                "oci-image",
+                &[
+                    "/srv/web.tar",
+                    "web",
+                    "docker://registry.example/web:1",
+                    "docker+http://box:5000/a/b",
+                ],
+                &[
+                    "",
+                    "a/b",
+                    "registry.example/web:1",
+                    "docker://web",
+                    "oci:web",
                 ],
             ),
             (

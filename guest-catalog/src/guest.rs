@@ -111,11 +111,20 @@ pub struct UrlSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "sha256"))]
     pub sha256: Option<String>,
-    /// Address of the publisher's list of SHA-256 digests that names the file, as sha256sum(1) or BSD's sha256(1) writes it.
-    /// `https://`, since nothing else vouches for it.
+    /// Address of the publisher's list of SHA-256 or SHA-512 digests that names the file, as sha256sum(1) or BSD's sha256(1)
+    /// writes it. `https://`, unless `key` vouches for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "url"))]
     pub sums: Option<String>,
+    /// The publisher's OpenPGP key, armored. The list must be signed with it: by `signature`, else the list itself has a
+    /// cleartext signature around it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "openpgp-key"))]
+    pub key: Option<String>,
+    /// Address of the detached OpenPGP signature of the list, armored or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "url"))]
+    pub signature: Option<String>,
 }
 
 impl UrlSource {
@@ -125,14 +134,17 @@ impl UrlSource {
     }
 }
 
-/// A container image: an OCI image layout, a folder or a tar file, as `skopeo copy` and `docker save` write it.
+/// A container image: in a registry, or an OCI image layout, a folder or a tar file, as `skopeo copy` and `docker save` write it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct OciSource {
-    /// The layout, looked for beside the definition and in the folders the user names; or an absolute path.
-    #[schemars(extend("format" = "image-path"))]
+    /// The layout, looked for beside the definition and in the folders the user names; or an absolute path. In a registry:
+    /// `docker://HOST/NAME:TAG` or `docker://HOST/NAME@sha256:…`; the tag is `latest` where none is said. This host is asked by
+    /// HTTP, another one only as `docker+http://…`.
+    #[schemars(extend("format" = "oci-image"))]
     pub image: String,
-    /// Digest of the image's manifest, `sha256:` and 64 hexadecimal digits. Without it the only image there is is taken.
+    /// Digest of the image's manifest, or of the list it is in, `sha256:` and 64 hexadecimal digits. Without it the only image of
+    /// the layout is taken; the lock file holds what a tag stands for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "oci-digest"))]
     pub digest: Option<String>,
@@ -223,10 +235,13 @@ pub struct Injection {
     pub text: String,
 }
 
-/// What a cloud image is told at its first boot (cloud-init's NoCloud): the files of a small FAT disk called `CIDATA`.
+/// What a cloud image is told at its first boot (cloud-init's NoCloud): the files of a small disk called `CIDATA`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Seed {
+    /// The file system of the disk.
+    #[serde(skip_serializing_if = "SeedFormat::is_fat")]
+    pub format: SeedFormat,
     /// Host name; without it the guest's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "host-name"))]
@@ -251,6 +266,23 @@ pub struct Seed {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "text"))]
     pub network_config: Option<String>,
+}
+
+/// The file system of a seed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SeedFormat {
+    /// FAT, called `CIDATA`.
+    #[default]
+    Fat,
+    /// ISO 9660, called `cidata`: for systems that look for a disc.
+    Iso,
+}
+
+impl SeedFormat {
+    fn is_fat(&self) -> bool {
+        *self == Self::Fat
+    }
 }
 
 /// A virtualisation mode.

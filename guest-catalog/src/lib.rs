@@ -18,6 +18,7 @@ pub mod firewall;
 mod format;
 mod guest;
 mod name;
+mod oci;
 mod qemu;
 mod read;
 mod render;
@@ -30,9 +31,10 @@ pub use error::{GuestError, Problem, ProblemKind};
 pub use guest::{
     Access, Answer, Boot, BootFrom, BuiltinGuest, DebianSource, Disk, Display, Forward, Guest,
     Health, HttpHealth, ImageSource, Injection, Mode, Network, NetworkMode, OciSource, Protocol,
-    Seed, Source, UrlSource,
+    Seed, SeedFormat, Source, UrlSource,
 };
 pub use name::GuestName;
+pub use oci::OciReference;
 pub use qemu::{QemuHouse, QemuPlace, render_qemu, tap_name};
 pub use render::{PlacedDisk, Placement, cow_device_name, render_xl};
 pub use resources::Resources;

@@ -549,7 +549,29 @@ fn every_field_of_a_pc_wrong_in_turn() {
     assert_eq!(from_url(&format!("{file}sha256 = \"ZEROS\"")), Ok(()));
     let sums = format!("{file}sums = \"https://example.org/SHA256SUMS\"");
     assert_eq!(from_url(&sums), Ok(()));
+    let key = "key = \"-----BEGIN PGP PUBLIC KEY BLOCK-----\"";
+    let signature = "signature = \"http://example.org/SHA256SUMS.asc\"";
+    // Signed, it may come by any way.
+    let signed = format!(
+        "{}\n{key}",
+        sums.replace("https://example.org/SHA", "http://example.org/SHA")
+    );
+    for good in [signed.clone(), format!("{signed}\n{signature}")] {
+        assert_eq!(from_url(&good), Ok(()), "{good}");
+    }
     for (source, expected) in [
+        (
+            format!("{sums}\n{signature}"),
+            "`source.url.signature` needs `key`",
+        ),
+        (
+            format!("{file}sha256 = \"ZEROS\"\n{key}"),
+            "`source.url.key` needs `sums`",
+        ),
+        (
+            format!("{sums}\nkey = \"0xABCD\""),
+            "`source.url.key` is `\"0xABCD\"`; expected an armored OpenPGP key",
+        ),
         (
             file.to_owned(),
             "`source.url` needs one of `sha256`, `sums`",
@@ -594,6 +616,7 @@ fn every_field_of_a_pc_wrong_in_turn() {
     for good in [
         format!("{disk}user = \"anna\"\nssh-keys = [\"ssh-ed25519 AA\"]"),
         format!("{disk}user-data = \"#!/bin/sh\"\nhostname = \"a\""),
+        format!("{disk}format = \"iso\""),
         "[[inject]]\ndisk = \"fda\"\npath = \"/root/.ssh/a\"\ntext = \"\"\npartition = 2\nmode = \"0600\"".to_owned(),
     ] {
         assert_eq!(with(&good), Ok(()), "{good}");
@@ -812,4 +835,45 @@ fn a_built_in_guest_needs_room_for_its_kernel() {
         ),
         "{error}"
     );
+}
+
+#[test]
+fn container_images_lie_in_files_or_registries() {
+    let of = |source: &str| {
+        let text = format!(
+            "name = \"web\"\ndescription = \"x\"\nlicence = \"x\"\nmemory-mib = 128\nhealth.console = \"x\"\nsource.oci = {{ {source} }}\n\
+             boot = {{ initrd = \"initrd.zst\", cmdline = \"rdinit=/.gasthaus/init\" }}\n"
+        );
+        let parsed = Guest::parse("web/guest.toml", &text);
+        parsed.map(drop).map_err(|error| error.to_string())
+    };
+    let (one, two) = ("1".repeat(64), "2".repeat(64));
+    for good in [
+        "image = \"web.tar\"".to_owned(),
+        "image = \"docker://registry.example/web:1\"".to_owned(),
+        format!("image = \"docker://registry.example/web@sha256:{one}\""),
+        format!("image = \"docker://registry.example/web:1\", digest = \"sha256:{one}\""),
+        format!("image = \"docker+http://box:5000/web@sha256:{one}\", digest = \"sha256:{one}\""),
+    ] {
+        assert_eq!(of(&good), Ok(()), "{good}");
+    }
+    for (bad, expected) in [
+        (
+            format!(
+                "image = \"docker://registry.example/web@sha256:{one}\", digest = \"sha256:{two}\""
+            ),
+            "`source.oci.digest` is another one than `image` has after its `@`",
+        ),
+        (
+            "image = \"docker://nginx\"".to_owned(),
+            "expected a file as for other images, or an image in a registry: `docker://HOST/NAME:TAG`",
+        ),
+        (
+            "image = \"../web.tar\"".to_owned(),
+            "`source.oci.image` is `\"../web.tar\"`; expected a file as for other images",
+        ),
+    ] {
+        let found = of(&bad).unwrap_err();
+        assert!(found.contains(expected), "{expected}: {found}");
+    }
 }
