@@ -6,11 +6,12 @@
 //! what a power cut leaves behind is found by its digest at the next use.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
+use sha2::{Digest as _, Sha512};
 
 use super::{FetchError, Kind, Wanted};
 use crate::digest::Sha256Digest;
@@ -57,6 +58,33 @@ pub(super) fn is_intact(path: &Path, wanted: &Wanted) -> Result<bool, FetchError
     );
     fs::remove_file(path).map_err(|e| fault("remove", e))?;
     Ok(false)
+}
+
+/// SHA-256 and length of the file that `note` names, if it is beside it and has that SHA-512.
+pub(super) fn by_sha512(note: &Path, sha512: &[u8; 64]) -> Option<(Sha256Digest, u64)> {
+    let sha256: Sha256Digest = fs::read_to_string(note).ok()?.trim().parse().ok()?;
+    let mut file = File::open(note.with_file_name(sha256.to_string())).ok()?;
+    let mut hash = Sha512::new();
+    let mut buffer = vec![0; 64 << 10];
+    let mut bytes = 0;
+    loop {
+        match file.read(&mut buffer).ok()? {
+            0 => break,
+            n => {
+                hash.update(&buffer[..n]);
+                bytes += n as u64;
+            }
+        }
+    }
+    (hash.finalize()[..] == sha512[..]).then_some((sha256, bytes))
+}
+
+/// Writes the note that [`by_sha512`] reads.
+pub(super) fn remember(note: &Path, sha256: &Sha256Digest) -> Result<(), FetchError> {
+    let beside = note.with_extension(format!("{}.part", std::process::id()));
+    fs::write(&beside, format!("{sha256}\n"))
+        .and_then(|()| fs::rename(&beside, note))
+        .map_err(|e| write_fault("write", note, e))
 }
 
 /// A download under way, locked against other processes.

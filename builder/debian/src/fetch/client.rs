@@ -7,6 +7,7 @@ use std::error::Error;
 use std::io;
 use std::sync::Arc;
 
+use reqwest::header::HeaderMap;
 use reqwest::redirect::Policy;
 
 use super::{FetchError, FetchOptions};
@@ -26,6 +27,7 @@ const MAX_REDIRECTIONS: usize = 10;
 pub(super) fn build(
     options: &FetchOptions,
     redirections: Redirections,
+    headers: HeaderMap,
 ) -> Result<reqwest::blocking::Client, FetchError> {
     let policy = match redirections {
         Redirections::Anywhere => Policy::limited(MAX_REDIRECTIONS),
@@ -57,6 +59,7 @@ pub(super) fn build(
         // In the blocking client this bounds the wait for the head and each single read, not the whole transfer.
         .timeout(options.stall_timeout)
         .redirect(policy)
+        .default_headers(headers)
         .pool_max_idle_per_host(options.jobs.clamp(1, 64))
         .build()
         .map_err(|e| setup(innermost(&e)))

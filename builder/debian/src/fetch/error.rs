@@ -132,6 +132,18 @@ pub enum FetchError {
         /// What kind of file it is.
         kind: Kind,
     },
+    /// The same, where the publisher's list has SHA-512.
+    #[error("`{url}` for `{label}` has SHA-512 `{found}`, expected `{expected}`")]
+    WrongSha512 {
+        /// What was to be fetched.
+        label: String,
+        /// From where.
+        url: String,
+        /// Digest of what came.
+        found: String,
+        /// Digest it should have.
+        expected: String,
+    },
     /// The server does not say how long its file is.
     #[error("cannot fetch `{label}`: the server of `{url}` does not say how long the file is")]
     NoLength {
@@ -185,7 +197,7 @@ impl FetchError {
                 "check the mirror's address and the names of suite and component".into()
             }
             Self::NotFound { kind: Kind::Input, .. } => "check the address in the recipe".into(),
-            Self::WrongDigest { .. } | Self::TooShort { .. } | Self::TooLong { .. } => {
+            Self::WrongDigest { .. } | Self::WrongSha512 { .. } | Self::TooShort { .. } | Self::TooLong { .. } => {
                 "the mirror may be in the middle of an update, or something on the way alters files: try again later or \
                  name another mirror with `GASTHAUS_MIRROR`"
                     .into()

@@ -10,6 +10,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use reqwest::header::HeaderMap;
+
 use crate::digest::Sha256Digest;
 use crate::lock::{LockedInput, LockedPackage, LockedRecipe};
 use crate::mirror::Mirrors;
@@ -147,6 +149,19 @@ impl Default for FetchOptions {
     }
 }
 
+/// What a server said to a request of [`Fetcher::ask`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// `Content-Type`.
+    pub content_type: Option<String>,
+    /// Every `WWW-Authenticate`.
+    pub challenges: Vec<String>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
 /// Fetches into one cache.
 pub struct Fetcher {
     cache_dir: PathBuf,
@@ -163,7 +178,11 @@ impl Fetcher {
         let client = if options.offline {
             None
         } else {
-            Some(client::build(&options, Redirections::Anywhere)?)
+            Some(client::build(
+                &options,
+                Redirections::Anywhere,
+                HeaderMap::new(),
+            )?)
         };
         Ok(Self {
             cache_dir: cache_dir.to_owned(),
@@ -279,10 +298,133 @@ impl Fetcher {
                 url: url.to_owned(),
             });
         }
-        let client = client::build(&self.options, Redirections::NeverLessSafe)?;
+        let client = client::build(&self.options, Redirections::NeverLessSafe, HeaderMap::new())?;
         transfer::with_retries(&self.options, label, &NoProgress, || {
             transfer::get_small(&client, &self.options, url, limit_bytes, label)
         })
+    }
+
+    /// What the server says to a request for `url` with `headers` besides our own, whatever its status: nothing but the transport
+    /// vouches for it. From `https://` no redirection leads to `http://`, and none to another host carries a credential along.
+    ///
+    /// # Errors
+    /// As for any download, but for statuses below 500; also when the body has more than `limit_bytes`.
+    pub fn ask(
+        &self,
+        url: &str,
+        headers: &[(&'static str, &str)],
+        limit_bytes: u64,
+        label: &str,
+    ) -> Result<Answer, FetchError> {
+        if self.options.offline {
+            return Err(FetchError::Offline {
+                label: label.to_owned(),
+                url: url.to_owned(),
+            });
+        }
+        let client = client::build(&self.options, Redirections::NeverLessSafe, HeaderMap::new())?;
+        transfer::with_retries(&self.options, label, &NoProgress, || {
+            transfer::ask(&client, &self.options, url, headers, limit_bytes, label)
+        })
+    }
+
+    /// The same fetcher, whose downloads carry `value` as `Authorization` (RFC 9110 §11.6.2); other hosts that a server redirects to
+    /// do not get it.
+    ///
+    /// # Errors
+    /// If `value` is no value of a header.
+    pub fn with_authorization(&self, value: &str) -> Result<Self, FetchError> {
+        let headers = transfer::authorization(value)?;
+        let client = match self.options.offline {
+            true => None,
+            false => Some(client::build(
+                &self.options,
+                Redirections::Anywhere,
+                headers,
+            )?),
+        };
+        Ok(Self {
+            cache_dir: self.cache_dir.clone(),
+            options: self.options.clone(),
+            client,
+        })
+    }
+
+    /// Puts bytes that came otherwise into the cache, as an input; where they are then.
+    ///
+    /// # Errors
+    /// If the cache cannot be written.
+    pub fn keep(&self, bytes: &[u8], label: &str) -> Result<PathBuf, FetchError> {
+        let wanted = Wanted {
+            kind: Kind::Input,
+            base: String::new(),
+            path: String::new(),
+            bytes: bytes.len() as u64,
+            sha256: Sha256Digest::of(bytes),
+            label: label.to_owned(),
+        };
+        let path = self.cached_path(&wanted);
+        if cache::is_intact(&path, &wanted)? {
+            return Ok(path);
+        }
+        let mut part = cache::PartFile::open(&self.cache_dir, &wanted)?;
+        part.clear()?;
+        part.append(bytes)?;
+        part.publish(&path)?;
+        Ok(path)
+    }
+
+    /// Has what is at `url` in the cache, as an input, once its SHA-512 is right: SHA-256, which is its name there, and length. What is
+    /// there from before is known again.
+    ///
+    /// # Errors
+    /// As for any download.
+    pub fn fetch_by_sha512(
+        &self,
+        url: &str,
+        sha512: &[u8; 64],
+        limit_bytes: u64,
+        label: &str,
+        progress: &dyn Progress,
+    ) -> Result<(Sha256Digest, u64), FetchError> {
+        // The note of an earlier download says under which name it is; what it is, its bytes say.
+        let place = Sha256Digest::of(sha512);
+        let note = self.cache_dir.join(format!("inputs/{place}.sha512"));
+        if let Some(known) = cache::by_sha512(&note, sha512) {
+            return Ok(known);
+        }
+        let Some(client) = &self.client else {
+            return Err(FetchError::Offline {
+                label: label.to_owned(),
+                url: url.to_owned(),
+            });
+        };
+        let wanted = Wanted {
+            kind: Kind::Input,
+            base: url.to_owned(),
+            path: String::new(),
+            bytes: 0,
+            sha256: place,
+            label: label.to_owned(),
+        };
+        let mut part = cache::PartFile::open(&self.cache_dir, &wanted)?;
+        let options = &self.options;
+        let (sha256, bytes) = transfer::with_retries(options, label, progress, || {
+            let at = (url, label);
+            transfer::download_by_sha512(
+                client,
+                options,
+                at,
+                sha512,
+                limit_bytes,
+                &mut part,
+                progress,
+            )
+        })?;
+        let path = cache::path_of(&self.cache_dir, Kind::Input, &sha256);
+        part.publish(&path)?;
+        cache::remember(&note, &sha256)?;
+        Ok((sha256, bytes))
     }
 
     /// How long the file at `url` is, as its server says.

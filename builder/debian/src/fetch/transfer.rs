@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use reqwest::StatusCode;
 use reqwest::blocking::{Client, Response};
-use reqwest::header::{CONTENT_RANGE, RANGE};
-use sha2::{Digest, Sha256};
+use reqwest::header::{
+    AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE, WWW_AUTHENTICATE,
+};
+use sha2::{Digest, Sha256, Sha512};
 
 use super::cache::PartFile;
 use super::client::classify;
-use super::{FetchError, FetchOptions, Kind, Progress, Wanted};
+use super::{Answer, FetchError, FetchOptions, Kind, Progress, Wanted};
 use crate::digest::Sha256Digest;
 
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -61,6 +63,67 @@ pub(super) fn download(
         }
         done => done,
     }
+}
+
+/// Fills `part` with what is at `url`, of at most `limit_bytes`, which must have the SHA-512 `expected`; SHA-256 and length of it. Not
+/// resumed: where it breaks, it begins anew.
+pub(super) fn download_by_sha512(
+    client: &Client,
+    options: &FetchOptions,
+    (url, label): (&str, &str),
+    expected: &[u8; 64],
+    limit_bytes: u64,
+    part: &mut PartFile,
+    progress: &dyn Progress,
+) -> Result<(Sha256Digest, u64), FetchError> {
+    part.clear()?;
+    let mut received = 0;
+    let result = (|| {
+        let request = client.get(url).send();
+        let mut response = request.map_err(|e| classify(&e, options, label, url, 0))?;
+        if response.status() != StatusCode::OK {
+            return Err(refusal(response.status(), label, url, Kind::Input));
+        }
+        let (mut short, mut long) = (Sha256::new(), Sha512::new());
+        let mut buffer = vec![0_u8; BUFFER_BYTES];
+        loop {
+            let n = match response.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(classify(&e, options, label, url, received)),
+            };
+            if received + n as u64 > limit_bytes {
+                return Err(FetchError::TooLong {
+                    label: label.to_owned(),
+                    url: url.to_owned(),
+                    found_bytes: received + n as u64,
+                    limit_bytes,
+                });
+            }
+            part.append(&buffer[..n])?;
+            short.update(&buffer[..n]);
+            long.update(&buffer[..n]);
+            received += n as u64;
+            progress.advanced(label, n as u64);
+        }
+        let found: [u8; 64] = long.finalize().into();
+        if found != *expected {
+            let hex = |bytes: &[u8; 64]| bytes.iter().map(|b| format!("{b:02x}")).collect();
+            return Err(FetchError::WrongSha512 {
+                label: label.to_owned(),
+                url: url.to_owned(),
+                found: hex(&found),
+                expected: hex(expected),
+            });
+        }
+        Ok((Sha256Digest(short.finalize().into()), received))
+    })();
+    if result.is_err() {
+        progress.withdrawn(label, received);
+        part.clear()?;
+    }
+    result
 }
 
 struct Transfer<'t> {
@@ -315,6 +378,69 @@ pub(super) fn get_small(
         });
     }
     Ok(body)
+}
+
+/// What the server says to a request with these headers, whatever its status; those that may pass are errors.
+pub(super) fn ask(
+    client: &Client,
+    options: &FetchOptions,
+    url: &str,
+    headers: &[(&'static str, &str)],
+    limit_bytes: u64,
+    label: &str,
+) -> Result<Answer, FetchError> {
+    let mut request = client.get(url);
+    for (name, value) in headers {
+        request = request.header(*name, secret(value, label, url)?);
+    }
+    let response = request
+        .send()
+        .map_err(|e| classify(&e, options, label, url, 0))?;
+    let status = response.status();
+    if status.is_server_error() || matches!(status.as_u16(), 408 | 429) {
+        return Err(refusal(status, label, url, Kind::Input));
+    }
+    let texts = |name| {
+        let values = response.headers().get_all(name).iter();
+        values
+            .filter_map(|value| value.to_str().ok().map(str::to_owned))
+            .collect::<Vec<_>>()
+    };
+    let (mut types, challenges) = (texts(CONTENT_TYPE), texts(WWW_AUTHENTICATE));
+    let mut body = Vec::new();
+    let read = response.take(limit_bytes + 1).read_to_end(&mut body);
+    read.map_err(|e| classify(&e, options, label, url, body.len() as u64))?;
+    if body.len() as u64 > limit_bytes {
+        return Err(FetchError::TooLong {
+            label: label.to_owned(),
+            url: url.to_owned(),
+            found_bytes: body.len() as u64,
+            limit_bytes,
+        });
+    }
+    Ok(Answer {
+        status: status.as_u16(),
+        content_type: types.pop(),
+        challenges,
+        body,
+    })
+}
+
+/// The headers that carry a credential, which nothing prints.
+pub(super) fn authorization(value: &str) -> Result<HeaderMap, FetchError> {
+    let mut headers = HeaderMap::new();
+    headers.insert(AUTHORIZATION, secret(value, "the credential", "")?);
+    Ok(headers)
+}
+
+fn secret(value: &str, label: &str, url: &str) -> Result<HeaderValue, FetchError> {
+    let mut value = HeaderValue::from_str(value).map_err(|e| FetchError::Connect {
+        label: label.to_owned(),
+        url: url.to_owned(),
+        problem: e.to_string(),
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 /// How long the file at `url` is. Its first byte is asked for, since some servers answer HEAD in ways of their own.

@@ -235,9 +235,10 @@ fn check_recipe(recipe: &LockedRecipe) -> Result<(), Fault> {
         if !names.insert(input.name.as_str()) {
             return fault("the input is there twice".into());
         }
-        if !(input.url.starts_with("http://") || input.url.starts_with("https://")) {
+        let known = ["http://", "https://", "docker://", "docker+http://"];
+        if !known.iter().any(|scheme| input.url.starts_with(scheme)) {
             return fault(format!(
-                "`{}` is no `http://` or `https://` address",
+                "`{}` is no `http://`, `https://`, `docker://` or `docker+http://` address",
                 input.url
             ));
         }

@@ -11,10 +11,12 @@ use crate::digest::Sha256Digest;
 
 mod error;
 mod keyring;
+mod list;
 mod signature;
 
 pub use error::ReleaseError;
 pub use keyring::Keyring;
+pub use list::{ListError, MAX_SIGNATURE_BYTES, verify_list};
 
 /// Larger files are refused; trixie's has 140 KB.
 pub const MAX_INRELEASE_BYTES: u64 = 8 << 20;

@@ -14,7 +14,7 @@ const TEXT_HEAD: &str = "-----BEGIN PGP SIGNED MESSAGE-----";
 const SIGNATURE_HEAD: &str = "-----BEGIN PGP SIGNATURE-----";
 const SIGNATURE_TAIL: &str = "-----END PGP SIGNATURE-----";
 /// Debian uses three.
-const MAX_SIGNATURES: usize = 32;
+pub(super) const MAX_SIGNATURES: usize = 32;
 
 /// The signed text, with `\n` line ends, once a signature of `keyring` vouches for it.
 pub(super) fn signed_text(
@@ -92,7 +92,8 @@ fn check_frame(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn judge(
+/// Whether one of `signatures` vouches for `text`.
+pub(super) fn judge(
     signatures: &[Signature],
     text: &[u8],
     keyring: &Keyring,

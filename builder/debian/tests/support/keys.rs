@@ -1,8 +1,8 @@
 //! OpenPGP keys for the tests, Ed25519, from fixed seeds.
 
 use pgp::composed::{
-    CleartextSignedMessage, KeyType, SecretKeyParamsBuilder, SignedPublicKey, SignedSecretKey,
-    SubkeyParamsBuilder,
+    CleartextSignedMessage, DetachedSignature, KeyType, SecretKeyParamsBuilder, SignedPublicKey,
+    SignedSecretKey, SubkeyParamsBuilder,
 };
 use pgp::crypto::hash::HashAlgorithm;
 use pgp::packet::{KeyFlags, SignatureConfig, SignatureType, Subpacket, SubpacketData};
@@ -114,6 +114,16 @@ pub fn sign_by_subkey(text: &str, key: &SignedSecretKey) -> String {
     let sub = &key.secret_subkeys[0].key;
     let config = config(sub, &Manner::default(), vec![]);
     armored(CleartextSignedMessage::new(text, config, sub, &Password::empty()).unwrap())
+}
+
+/// The signature of `key` for `text`, by itself.
+pub fn detached(text: &str, key: &SignedSecretKey, manner: &Manner) -> DetachedSignature {
+    let signature = config(&key.primary_key, manner, vec![]).sign(
+        &key.primary_key,
+        &Password::empty(),
+        text.as_bytes(),
+    );
+    DetachedSignature::new(signature.unwrap())
 }
 
 fn armored(message: CleartextSignedMessage) -> String {
