@@ -1,4 +1,4 @@
-//! NoCloud seeds: a small FAT disk called `CIDATA` with `meta-data`, `user-data` and `network-config`, which cloud images
+//! NoCloud seeds: a small FAT disk called `CIDATA`, or an ISO 9660 disc called `cidata`, with `meta-data`, `user-data` and `network-config`, which cloud images
 //! read when they first boot (cloud-init, "NoCloud" data source; FreeBSD's nuageinit reads the same).
 
 use std::fs::File;
@@ -6,7 +6,8 @@ use std::io::{self, Write as _};
 use std::path::Path;
 
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions, format_volume};
-use guest_catalog::{Guest, Seed};
+use guest_catalog::{Guest, Seed, SeedFormat};
+use hypervisor_image::{MediumFile, MediumSpec, write_medium};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
@@ -22,7 +23,11 @@ const SEED_BYTES: u64 = 1_474_560;
 /// If the file cannot be written.
 pub(crate) fn make_seed(guest: &Guest, seed: &Seed, out: &Path) -> Result<(), TryError> {
     let files = files(guest, seed);
-    write(&files, out).map_err(TryError::file("write the seed", out))
+    let written = match seed.format {
+        SeedFormat::Fat => write(&files, out),
+        SeedFormat::Iso => write_iso(&files, out),
+    };
+    written.map_err(TryError::file("write the seed", out))
 }
 
 /// Name and content of each file. JSON is YAML, and needs no care about quotes.
@@ -90,6 +95,24 @@ fn write(files: &[(&str, String)], out: &Path) -> io::Result<()> {
     system.unmount()
 }
 
+/// Names of files are longer than ISO 9660's own: Rock Ridge has them.
+fn write_iso(files: &[(&str, String)], out: &Path) -> io::Result<()> {
+    let of_root = |(name, text): &(&str, String)| {
+        MediumFile::new(format!("/{name}"), text.clone().into_bytes())
+    };
+    let spec = MediumSpec {
+        volume_id: "cidata".to_owned(),
+        files: files.iter().map(of_root).collect(),
+        bios: None,
+        uefi: None,
+        epoch_secs: 0,
+        seed: [0; 32],
+    };
+    let mut file = File::create(out)?;
+    write_medium(&spec, &mut file).map_err(io::Error::other)?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,6 +146,30 @@ mod tests {
         let files = listing.entries.iter();
         let files = files.map(|entry| (entry.path.clone(), read(&entry.path[1..])));
         (bytes, files.collect())
+    }
+
+    #[test]
+    fn a_disc_says_the_same() {
+        let seed = |format: &str| {
+            format!("seed = {{ {format}user = \"anna\", network-config = \"version: 2\\n\" }}")
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("seed.img");
+        let guest = guest(&seed("format = \"iso\", "));
+        let make = || {
+            make_seed(&guest, guest.seed.as_ref().unwrap(), &out).unwrap();
+            std::fs::read(&out).unwrap()
+        };
+        let bytes = make();
+        assert!(bytes == make(), "equal definitions, equal bytes");
+        let mut reader = hypervisor_image::iso::IsoReader::open(io::Cursor::new(bytes)).unwrap();
+        assert_eq!(reader.volume().volume_id, "cidata");
+        let (_, expected) = made(&seed(""));
+        assert_eq!(reader.entries().count(), expected.len());
+        for (path, text) in expected {
+            let found = reader.read_small(&path, 10_000).unwrap();
+            assert_eq!(String::from_utf8(found).unwrap(), text, "{path}");
+        }
     }
 
     #[test]
