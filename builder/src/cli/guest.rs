@@ -312,7 +312,7 @@ fn try_guest(args: &TryArgs, cx: &Context) -> CliResult {
     command.args(&ready.arguments);
     if guest.boot.from == BootFrom::Uefi {
         let ovmf = firmware::find(Path::new("/")).ok_or(QemuError::NoOvmf)?;
-        command.arg("-bios").arg(ovmf.code);
+        command.args(ovmf.arguments());
     }
     if args.check {
         let limit = args.wait.unwrap_or(guest.health.timeout_secs.into());

@@ -5,11 +5,11 @@ use std::io::{self, BufReader, Read, Seek};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use guest_catalog::{Guest, ImageSource};
+use guest_catalog::{BootFrom, Guest, ImageSource};
 use sha2::{Digest as _, Sha256};
 
 use super::disk::{self, DiskError, Format, ImageFile, ReadAt as _, WriteAt};
-use super::{TryError, inject};
+use super::{TryError, inject, uefi};
 use crate::cache::hex;
 
 /// Largest image that is unpacked, in bytes.
@@ -60,7 +60,13 @@ pub fn prepare_file(
 ) -> Result<PathBuf, TryError> {
     let file = File::open(published).map_err(TryError::file("open", published))?;
     let raw = folder.join(RAW_NAME);
-    unpack(published, file, &raw, alone, MAX_IMAGE_BYTES)?;
+    let boots_program = guest.boot.from == BootFrom::Uefi
+        && uefi::is_program(&file).map_err(TryError::file("read", published))?;
+    if boots_program {
+        uefi::make_disk(published, file, &raw)?;
+    } else {
+        unpack(published, file, &raw, alone, MAX_IMAGE_BYTES)?;
+    }
     for injection in &guest.inject {
         // The definition was checked: the disk is one of the guest's.
         let on_source = guest

@@ -7,6 +7,7 @@ mod monitor;
 pub mod oci;
 pub mod pin;
 pub mod trial;
+mod uefi;
 
 use std::io;
 use std::path::{Path, PathBuf};

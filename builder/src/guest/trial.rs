@@ -86,7 +86,10 @@ pub fn ready(
     };
     let place = QemuPlace {
         mac: entry.mac,
-        kernel: beside(&guest.boot.kernel),
+        kernel: match guest.boot.kernel.as_str() {
+            "disk.img" => Some(raw.clone()),
+            other => beside(other),
+        },
         initrd: guest.boot.initrd.as_deref().and_then(beside),
         disks: guest
             .disks

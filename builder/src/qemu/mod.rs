@@ -186,15 +186,8 @@ impl Machine {
             "-m",
             &self.memory_mib.to_string(),
         ]);
-        if let Some(Ovmf { code, vars, format }) = &self.uefi {
-            let code_options = format!("if=pflash,unit=0,format={format},readonly=on,file=");
-            args.add(&["-drive"]).path(&code_options, code, "");
-            // The variables' template is left as it is: QEMU writes to a copy that vanishes with it.
-            args.add(&["-drive"]).path(
-                &format!("if=pflash,unit=1,format={format},snapshot=on,file="),
-                vars,
-                "",
-            );
+        if let Some(ovmf) = &self.uefi {
+            args.add_firmware(ovmf);
         }
         let (drive, device) = match self.medium {
             Medium::Cd => ("media=cdrom,readonly=on,file=", "ide-cd"),
@@ -242,10 +235,29 @@ impl Machine {
 #[derive(Default)]
 struct Arguments(Vec<OsString>);
 
+impl Ovmf {
+    /// QEMU's arguments for a machine that starts with this firmware.
+    #[must_use]
+    pub fn arguments(&self) -> Vec<OsString> {
+        let mut arguments = Arguments::default();
+        arguments.add_firmware(self);
+        arguments.0
+    }
+}
+
 impl Arguments {
     fn add(&mut self, arguments: &[&str]) -> &mut Self {
         self.0.extend(arguments.iter().map(OsString::from));
         self
+    }
+
+    /// UEFI in flash, as it comes: a file of code alone is too small for `-bios`.
+    fn add_firmware(&mut self, Ovmf { code, vars, format }: &Ovmf) -> &mut Self {
+        let code_options = format!("if=pflash,unit=0,format={format},readonly=on,file=");
+        self.add(&["-drive"]).path(&code_options, code, "");
+        // The variables' template is left as it is: QEMU writes to a copy that vanishes with it.
+        let vars_options = format!("if=pflash,unit=1,format={format},snapshot=on,file=");
+        self.add(&["-drive"]).path(&vars_options, vars, "")
     }
 
     /// One argument with a path inside; QEMU takes a doubled comma for a comma.
