@@ -94,6 +94,10 @@ pub enum BuildError {
     },
     #[error("there is no guest `{name}` in the catalogue")]
     NoGuest { name: String, known: Vec<String> },
+    #[error(
+        "`{found}` is no image in a registry; expected `docker://HOST/NAME:TAG` or `docker://HOST/NAME@sha256:…`"
+    )]
+    BadReference { found: String },
     #[error("the overlay `{name}` is for {found:?}, but was asked for {wanted:?}")]
     OverlayTarget {
         name: String,
@@ -206,6 +210,10 @@ impl BuildError {
             Self::Deb { .. } => Some("`gasthaus clean --downloads` and build again".into()),
             Self::NotLocked { .. } => Some("run `gasthaus lock --update`, then build again".into()),
             Self::NoGuest { known, .. } => Some(format!("the catalogue has: {}", known.join(", "))),
+            Self::BadReference { .. } => Some(
+                "the host is always named, e.g. `docker://docker.io/library/nginx:1`; `docker+http://` asks without TLS"
+                    .into(),
+            ),
             Self::NoPackage { .. } => Some("do not exclude what the recipe's flavours need".into()),
             Self::LongStreamWords { .. } => Some("use fewer or shorter URLs".into()),
             Self::NoStreamUrl { .. } => {

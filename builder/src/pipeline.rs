@@ -5,10 +5,12 @@ use std::time::Instant;
 
 use gasthaus_debian::lock::LockedRecipe;
 use gasthaus_rootfs::sandbox::Sandbox;
+use guest_catalog::{Guest, OciSource};
 
 use crate::cache::{Cache, room};
 use crate::cli::ui::{Ui, human_bytes};
 use crate::error::BuildError;
+use crate::guest::oci;
 use crate::manifest::{BuildManifest, GuestSummary};
 use crate::recipe::{Output, Recipe};
 use crate::stages::guests::Guests;
@@ -408,6 +410,47 @@ pub fn tools_only(request: &BuildRequest, sandbox: &Sandbox, ui: &Ui) -> Result<
     );
     let debs = fetch::fetch_sets(&cx, &locked, request, &[fetch::TOOLS_SET])?;
     tools::unpack_tools(&cx, &debs)
+}
+
+/// Makes the initramfs of a guest that is a container image, in `folder`, as an image's build does; our kernel for it.
+///
+/// Of dom0's packages only the kernel's and the hypervisor's are fetched.
+///
+/// # Errors
+/// As [`build`].
+pub fn container_only(
+    request: &BuildRequest,
+    guest: &Guest,
+    source: &OciSource,
+    found: &oci::Found,
+    folder: &Path,
+    ui: &Ui,
+) -> Result<PathBuf, BuildError> {
+    let sandbox = Sandbox::detect(0)?;
+    let cache = Cache::of_user()?;
+    let mut locked = lock::lock(request, &cache, ui)?;
+    let is_kernel =
+        |name: &str| name.starts_with("linux-image-") || name.starts_with("xen-hypervisor-");
+    if let Some(packages) = locked.sets.get_mut(fetch::DOM0_SET) {
+        packages.retain(|package| is_kernel(&package.name));
+    }
+    let settings = Settings {
+        jobs: request.jobs,
+        level: 0,
+        epoch_secs: locked.epoch_secs,
+    };
+    let sandbox = sandbox.with_epoch_secs(locked.epoch_secs);
+    let (recipe, dir) = (&request.recipe, &request.recipe_dir);
+    let cx = StageCx::new(recipe, dir, &cache, &sandbox, ui, settings);
+    let sets = [fetch::DOM0_SET, fetch::TOOLS_SET];
+    let debs = fetch::fetch_sets(&cx, &locked, request, &sets)?;
+    let tools = tools::unpack_tools(&cx, &debs)?;
+    let kernel = kernel::take_kernel(&cx, &debs)?;
+    guests::container(&cx, &tools, &kernel, guest, source, found, folder)?;
+    Ok(match kernel.has_vmlinux {
+        true => kernel.vmlinux(),
+        false => kernel.vmlinuz(),
+    })
 }
 
 /// Where the lock file of a recipe lies: beside a recipe file of the user's, in the working folder for embedded ones.

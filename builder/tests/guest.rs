@@ -13,6 +13,17 @@ use tempfile::TempDir;
 mod server;
 use server::{Answer, Server};
 
+#[allow(dead_code, reason = "other tests need the rest of it")]
+#[path = "../debian/tests/support/keys.rs"]
+mod keys;
+
+use sha2::Digest as _;
+
+/// What the keys are asked with.
+fn now_epoch_secs() -> u64 {
+    std::time::UNIX_EPOCH.elapsed().unwrap().as_secs()
+}
+
 const DISK_BYTES: usize = 2 << 20;
 
 fn gasthaus(dir: &Path, arguments: &[&str]) -> Output {
@@ -143,7 +154,7 @@ fn the_publishers_list_says_which_bytes() {
     assert_eq!(
         error,
         format!(
-            "error: the list `{}/SHA256SUMS` has no digest of it in 1 lines; expected the SHA-256 of `x.img`\n\
+            "error: the list `{}/SHA256SUMS` has no digest of it in 1 lines; expected the SHA-256 or SHA-512 of `x.img`\n\
              hint: look at the publisher's page; the file may be called otherwise\n",
             server.base
         )
@@ -152,6 +163,43 @@ fn the_publishers_list_says_which_bytes() {
     let error = stderr(&gasthaus(dir, &["try", "./guest.toml", "--print"]));
     assert!(
         error.contains("is too long: at least 4194305 bytes"),
+        "{error}"
+    );
+
+    // SHA-512, as a publisher signs it: what the list says is believed for the signature alone.
+    let long: [u8; 64] = sha2::Sha512::digest(disk()).into();
+    let long: String = long.iter().map(|byte| format!("{byte:02x}")).collect();
+    let list = format!("SHA512 (x.img) = {long}\n");
+    server.put("SHA512SUMS", Answer::Body(list.clone().into_bytes()));
+    let source = format!(
+        "source.url = {{ url = \"{0}/x.img\", sums = \"{0}/SHA512SUMS\" }}",
+        server.base
+    );
+    definition(dir, &source);
+    fs::remove_dir_all(dir.join("cache")).unwrap();
+    prints(dir, &[]);
+    assert!(dir.join("cache/inputs").join(&digest).exists());
+    let (key, other) = (keys::generate(1), keys::generate(2));
+    let public = keys::public(&key).to_armored_string(Default::default());
+    let signed = |by| keys::detached(&list, by, &keys::Manner::default());
+    let source = format!(
+        "source.url = {{ url = \"{0}/x.img\", sums = \"{0}/SHA512SUMS\", signature = \"{0}/SHA512SUMS.asc\", key = \"\"\"\n{1}\"\"\" }}",
+        server.base,
+        public.unwrap()
+    );
+    definition(dir, &source);
+    let put = |by| {
+        let signature = signed(by).to_armored_bytes(Default::default()).unwrap();
+        server.put("SHA512SUMS.asc", Answer::Body(signature));
+    };
+    put(&key);
+    prints(dir, &[]);
+    put(&other);
+    let error = stderr(&gasthaus(dir, &["try", "./guest.toml", "--print"]));
+    assert!(
+        error.contains("/SHA512SUMS` is not believed\n  it is signed by ")
+            && error.contains("not by the key given for it")
+            && error.contains("hint: compare `key`"),
         "{error}"
     );
 
@@ -238,5 +286,45 @@ fn images_that_are_not_what_they_should_be_are_refused() {
     assert!(
         error.contains("is a VMDK disk image that cannot be used\n  it is damaged or cut off: "),
         "{error}"
+    );
+}
+
+#[test]
+fn programs_for_firmware_and_kernels_alone_are_booted() {
+    let dir = TempDir::new().unwrap();
+    let dir = dir.path();
+    let head = "name = \"x\"\ndescription = \"x\"\nlicence = \"MIT\"\nmodes = [\"kvm\"]\nmemory-mib = 64\nhealth.console = \"x\"\n";
+    // `MZ`, then PE's header at 128: amd64, an EFI application.
+    let mut program = vec![0; 1024];
+    for (at, bytes) in [
+        (0, &b"MZ"[..]),
+        (0x3c, &[128]),
+        (128, b"PE\0\0\x64\x86"),
+        (128 + 92, &[10]),
+    ] {
+        program[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+    fs::write(dir.join("x.efi"), &program).unwrap();
+    let uefi = "source.image = { file = \"x.efi\" }\nboot.from = \"uefi\"\ndisks = [{ device = \"hda\", image = \"disk.img\" }]\n";
+    fs::write(dir.join("guest.toml"), format!("{head}{uefi}")).unwrap();
+    let line = prints(dir, &[]);
+    assert!(
+        line.contains("if=pflash,unit=0")
+            && line.contains("snapshot=on")
+            && !line.contains("-bios"),
+        "{line}"
+    );
+    stdout(&gasthaus(dir, &["prepare", "./guest.toml", "--to", "made"]));
+    let disk = fs::read(dir.join("made/disk.img")).unwrap();
+    assert_eq!(disk[510..512], [0x55, 0xaa]);
+    assert!(disk.windows(program.len()).any(|part| part == program));
+
+    fs::write(dir.join("x.elf"), vec![7; 1024]).unwrap();
+    let kernel = "source.image = { file = \"x.elf\" }\nboot = { kernel = \"disk.img\", cmdline = \"one two\" }\n";
+    fs::write(dir.join("guest.toml"), format!("{head}{kernel}")).unwrap();
+    let line = prints(dir, &[]);
+    assert!(
+        line.contains("/disk.img -append 'one two gasthaus.guest=x'"),
+        "{line}"
     );
 }

@@ -47,15 +47,15 @@ pub struct Args {
 pub struct Common {
     /// Use no network: the lock file and the cache must have everything
     #[arg(long)]
-    offline: bool,
+    pub(super) offline: bool,
 
     /// Fail instead of changing the lock file
     #[arg(long)]
-    locked: bool,
+    pub(super) locked: bool,
 
     /// Threads to use [default: one for each processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    jobs: Option<u16>,
+    pub(super) jobs: Option<u16>,
 }
 
 impl Common {

@@ -9,18 +9,21 @@ use std::time::Duration;
 
 use clap::{ArgAction, Subcommand};
 use gasthaus_debian::fetch::{FetchOptions, Fetcher};
-use guest_catalog::{BootFrom, Catalogue, Entry, Guest, Source};
+use guest_catalog::{BootFrom, Catalogue, Entry, Guest, OciReference, OciSource, Source};
 use serde::Serialize;
 
+use super::build::Common;
 use super::run::{Accel, accelerator, run_machine};
 use super::{CliResult, Context, output};
 use crate::cache::Cache;
 use crate::error::BuildError;
 use crate::guest::trial::{self, Published, Watch};
-use crate::guest::{self, TryError, pin};
+use crate::guest::{self, TryError, oci, pin};
 use crate::guest_source::{embedded, read_definition};
+use crate::pipeline;
 use crate::qemu::{QemuError, find_qemu, firmware};
 use crate::stages::fetch::Bars;
+use crate::stages::guests;
 
 /// Show the catalogue of guests, write and check definitions, boot one guest alone
 #[derive(Debug, clap::Args)]
@@ -102,7 +105,7 @@ pub(super) fn run(args: &Args, cx: &Context) -> CliResult {
         GuestCommand::List { json } => list(*json),
         GuestCommand::Show { guest, json } => show(guest, *json),
         GuestCommand::Check { files } => check(files),
-        GuestCommand::Add(args) => add::add(args),
+        GuestCommand::Add(args) => add::add(args, cx),
         GuestCommand::Prepare(args) => prepare::prepare(args, cx),
         GuestCommand::Try(args) => try_guest(args, cx),
     }
@@ -193,7 +196,10 @@ fn show(name: &str, json: bool) -> CliResult {
         }
         Source::Oci(source) => {
             row("image", &source.image);
-            let any = "the only image of that layout";
+            let any = match OciReference::is_meant(&source.image) {
+                true => "what its name stands for when the lock is made",
+                false => "the only image of that layout",
+            };
             row("digest", source.digest.as_deref().unwrap_or(any));
         }
         Source::Builtin(_) | Source::Debian(_) => {}
@@ -259,6 +265,61 @@ fn find(name: &str) -> Result<(Entry, PathBuf), BuildError> {
     Ok((catalogue()?.find(name)?.clone(), PathBuf::from(".")))
 }
 
+fn fetcher(offline: bool) -> Result<Fetcher, BuildError> {
+    let options = FetchOptions {
+        offline,
+        ..FetchOptions::default()
+    };
+    Ok(Fetcher::new(Cache::of_user()?.root(), options)?)
+}
+
+/// The container image of `source`, pulled from its registry or found in one of `places`.
+fn container(
+    source: &OciSource,
+    places: &[PathBuf],
+    offline: bool,
+    cx: &Context,
+) -> Result<oci::Found, BuildError> {
+    let Some(image) = oci::reference_of(source) else {
+        return guests::find_container(source, None, places);
+    };
+    let fetcher = fetcher(offline)?;
+    let wanted = pin::request_image(image.name.clone(), &image);
+    let progress = Bars::new(&cx.ui, "download");
+    let locked = pin::pin(&wanted, &fetcher, &progress)?;
+    let pulled = pin::fetch(&[locked], &fetcher, &progress)?;
+    guests::find_container(source, pulled.first().map(PathBuf::as_path), places)
+}
+
+/// A guest of a container image with the kernel that an image of ours would give it: the demo's, by the lock file that lies here, else
+/// by one in the cache.
+fn container_alone(
+    guest: &Guest,
+    source: &OciSource,
+    places: &[PathBuf],
+    folder: &Path,
+    offline: bool,
+    cx: &Context,
+) -> Result<Published, super::Failure> {
+    let found = container(source, places, offline, cx)?;
+    let common = Common {
+        offline,
+        locked: false,
+        jobs: None,
+    };
+    let mut request = common.request(None)?;
+    if !request.lock_path.exists() {
+        let cache = Cache::of_user().map_err(BuildError::from)?;
+        request.lock_path = cache.root().join("try.lock");
+    }
+    let kernel = pipeline::container_only(&request, guest, source, &found, folder, &cx.ui)?;
+    Ok(Published {
+        path: PathBuf::new(),
+        alone: true,
+        kernel: Some(kernel),
+    })
+}
+
 /// The guest's image, from a folder, the cache or its address.
 fn published(
     guest: &Guest,
@@ -268,26 +329,24 @@ fn published(
 ) -> Result<Published, BuildError> {
     match &guest.source {
         Source::Url(source) => {
-            let cache = Cache::of_user()?;
-            let options = FetchOptions {
-                offline,
-                ..FetchOptions::default()
-            };
-            let fetcher = Fetcher::new(cache.root(), options)?;
+            let fetcher = fetcher(offline)?;
             let progress = Bars::new(&cx.ui, "download");
             Ok(Published {
                 path: pin::have(source, places, &fetcher, &progress)?,
                 alone: true,
+                kernel: None,
             })
         }
         Source::Image(source) => Ok(Published {
             path: guest::find(guest, source, places)?,
             alone: source.sha256.is_some(),
+            kernel: None,
         }),
         // Refused before.
         Source::Builtin(_) | Source::Debian(_) | Source::Oci(_) => Ok(Published {
             path: PathBuf::new(),
             alone: true,
+            kernel: None,
         }),
     }
 }
@@ -304,7 +363,12 @@ fn try_guest(args: &TryArgs, cx: &Context) -> CliResult {
         source,
     })?;
     trial::can_be_alone(guest)?;
-    let published = published(guest, &places, args.offline, cx)?;
+    let published = match &guest.source {
+        Source::Oci(source) => {
+            container_alone(guest, source, &places, scratch.path(), args.offline, cx)?
+        }
+        _ => published(guest, &places, args.offline, cx)?,
+    };
     let ready = trial::ready(&entry, &published, &places, scratch.path())?;
     let qemu = find_qemu()?;
     let mut command = Command::new(&qemu);

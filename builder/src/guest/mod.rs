@@ -70,7 +70,7 @@ pub enum TryError {
         source: disk::DiskError,
     },
     /// The publisher's list of digests does not have the file.
-    #[error("the list `{sums}` has {found}; expected the SHA-256 of `{file}`")]
+    #[error("the list `{sums}` has {found}; expected the SHA-256 or SHA-512 of `{file}`")]
     Sums {
         /// The file.
         file: String,
@@ -78,6 +78,14 @@ pub enum TryError {
         sums: String,
         /// What it has instead.
         found: String,
+    },
+    /// The publisher's list of digests is not signed as the definition wants it.
+    #[error("the list `{sums}` is not believed")]
+    SignedSums {
+        /// The list.
+        sums: String,
+        /// Why.
+        source: gasthaus_debian::release::ListError,
     },
     /// A container image that cannot become a guest.
     #[error(transparent)]
@@ -172,6 +180,9 @@ impl TryError {
             ),
             Self::Oci(error) => error.hint(),
             Self::Fetch(error) => fetch_hint(error),
+            Self::SignedSums { .. } => Some(
+                "compare `key` with the one on the publisher's page; if they are the same, something on the way alters the list".to_owned(),
+            ),
             Self::Sums { .. } => Some("look at the publisher's page; the file may be called otherwise".to_owned()),
             Self::Format { path, found } => format_hint(path, found),
             Self::Disk { path, source, .. } => match source {
@@ -221,7 +232,7 @@ fn fetch_hint(error: &gasthaus_debian::fetch::FetchError) -> Option<String> {
         E::NotFound { .. } => {
             "publishers move old versions: look at their page, then copy the definition and change its `url`"
         }
-        E::WrongDigest { .. } | E::TooShort { .. } | E::TooLong { .. } => {
+        E::WrongDigest { .. } | E::WrongSha512 { .. } | E::TooShort { .. } | E::TooLong { .. } => {
             "the publisher has another file there by now, or something on the way alters it: look at their page, then copy \
              the definition and change its `sha256`"
         }

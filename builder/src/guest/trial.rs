@@ -39,6 +39,8 @@ pub struct Published {
     pub path: PathBuf,
     /// Whether nothing may be taken from files beside it.
     pub alone: bool,
+    /// Our kernel, for a container image; its initramfs is in the folder of the trial already.
+    pub kernel: Option<PathBuf>,
 }
 
 /// Whether the guest can run without an image of ours around it.
@@ -51,9 +53,11 @@ pub fn can_be_alone(guest: &Guest) -> Result<(), TryError> {
         reason,
     };
     match guest.source {
-        Source::Builtin(_) | Source::Debian(_) | Source::Oci(_) => {
+        Source::Builtin(_) | Source::Debian(_) => {
             Err(not_alone("its disk is made with the image it is in"))
         }
+        // Our kernel runs it, on any kind of machine.
+        Source::Oci(_) => Ok(()),
         Source::Image(_) | Source::Url(_) if !guest.modes.iter().any(|mode| mode.is_pc()) => {
             Err(not_alone("none of its modes is a PC (`hvm`, `kvm`)"))
         }
@@ -73,7 +77,13 @@ pub fn ready(
 ) -> Result<Ready, TryError> {
     let guest = &entry.guest;
     can_be_alone(guest)?;
-    let raw = prepare_file(guest, &published.path, published.alone, folder)?;
+    let (raw, kernel) = match &published.kernel {
+        Some(kernel) => (PathBuf::new(), Some(kernel.clone())),
+        None => {
+            let raw = prepare_file(guest, &published.path, published.alone, folder)?;
+            (raw, None)
+        }
+    };
     let page_port = match guest.health.http {
         Some(_) => Some(free_port()?),
         None => None,
@@ -86,11 +96,15 @@ pub fn ready(
     };
     let place = QemuPlace {
         mac: entry.mac,
-        kernel: match guest.boot.kernel.as_str() {
+        initrd: match (&guest.boot.initrd, &kernel) {
+            (Some(initrd), Some(_)) => Some(folder.join(initrd)),
+            (Some(initrd), None) => beside(initrd),
+            (None, _) => None,
+        },
+        kernel: kernel.or_else(|| match guest.boot.kernel.as_str() {
             "disk.img" => Some(raw.clone()),
             other => beside(other),
-        },
-        initrd: guest.boot.initrd.as_deref().and_then(beside),
+        }),
         disks: guest
             .disks
             .iter()

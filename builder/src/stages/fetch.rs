@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use super::StageCx;
 use crate::cli::ui::{StageBar, Ui};
 use crate::error::BuildError;
-use crate::guest::TryError;
+use crate::guest::pin;
 use crate::pipeline::BuildRequest;
 
 /// The set of dom0's packages.
@@ -115,10 +115,8 @@ pub fn fetch(
     }
     cx.stage("fetch", "images", || {
         let fetcher = fetcher(cx.cache.root(), request)?;
-        let wanted: Vec<Wanted> = locked.inputs.iter().map(Wanted::input).collect();
         let progress = Bars::new(cx.ui, "download");
-        let paths = fetcher.fetch_all(&wanted, &progress);
-        let paths = paths.map_err(TryError::from)?;
+        let paths = pin::fetch(&locked.inputs, &fetcher, &progress)?;
         let names = locked.inputs.iter().map(|input| input.name.clone());
         debs.inputs = names.zip(paths).collect();
         Ok(((), progress.fetched_files() == 0))

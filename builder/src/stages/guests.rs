@@ -13,7 +13,6 @@ use guest_catalog::{
     BuiltinGuest, Catalogue, DebianSource, Entry as Placed, Guest, Mode, NetworkMode, OciSource,
     Source, TINY_MODULES,
 };
-use hypervisor_image::initramfs::InitramfsEntry;
 
 use super::StageCx;
 use super::fetch::{Debs, guest_set};
@@ -41,6 +40,8 @@ const REVISION: &str = "guests-4";
 const KERNEL: &str = "var/lib/gasthaus/vmlinux";
 /// What a definition says for "dom0's kernel".
 const DOM0_KERNEL: &str = "/boot/vmlinuz";
+/// What a container image becomes.
+pub const CONTAINER_INITRD: &str = "initrd.zst";
 /// zstd level of guests' initramfs: they are unpacked once per start, and small.
 const INITRD_LEVEL: i32 = 12;
 /// Modules of a guest's disk besides those its initramfs has: what programs in a guest commonly ask for.
@@ -221,8 +222,8 @@ fn make_guest(
             None
         }
         Source::Oci(source) => {
-            let found =
-                guest_image::oci::find(source, &places).map_err(guest_image::TryError::from)?;
+            let pulled = debs.input(&guest_set(&name));
+            let found = find_container(source, pulled, &places)?;
             parts.push(found.digest().into());
             parts.push(format!("{:?}", source.command).into_bytes());
             None
@@ -262,9 +263,9 @@ fn make_guest(
                     Ok(())
                 }
                 (None, Source::Oci(source)) => {
-                    let root = container(cx, tools, kernel, guest, source, &places, &page)?;
-                    let out = scratch.join("initrd.zst");
-                    initramfs::pack_root(root, cx.epoch_secs, INITRD_LEVEL, &out)
+                    let pulled = debs.input(&guest_set(&name));
+                    let found = find_container(source, pulled, &places)?;
+                    container(cx, tools, kernel, guest, source, &found, scratch)
                 }
                 (None, Source::Url(source)) => {
                     let image = debs.input(&guest_set(&name));
@@ -300,16 +301,36 @@ fn image_places(cx: &StageCx<'_>) -> Vec<PathBuf> {
     places
 }
 
-/// The files of a guest made of a container image: the image's, the modules of the network, and our init.
-fn container(
+/// The container image of `source`: what was pulled of it, where it is in a registry, else in one of `places`.
+///
+/// # Errors
+/// If it is nowhere, or not what it should be.
+pub fn find_container(
+    source: &OciSource,
+    pulled: Option<&Path>,
+    places: &[PathBuf],
+) -> Result<guest_image::oci::Found, BuildError> {
+    let found = match pulled {
+        Some(top) => guest_image::oci::find_pulled(source, top),
+        None => guest_image::oci::find(source, places),
+    };
+    Ok(found.map_err(guest_image::TryError::from)?)
+}
+
+/// Makes the guest's initramfs, [`CONTAINER_INITRD`] in `folder`: the files of the container image, the modules of the network, our init.
+///
+/// # Errors
+/// If the image cannot be used.
+pub fn container(
     cx: &StageCx<'_>,
     tools: &Tools,
     kernel: &Kernel,
     guest: &Guest,
     source: &OciSource,
-    places: &[PathBuf],
-    page: &[u8],
-) -> Result<Vec<InitramfsEntry>, BuildError> {
+    found: &guest_image::oci::Found,
+    folder: &Path,
+) -> Result<(), BuildError> {
+    let page = assets::program("guest-page")?;
     let modules = kernel.module_entries(cx, tools, TINY_MODULES, TEXT_INDEXES)?;
     let mut ours: Vec<(String, u32, Vec<u8>)> = modules
         .into_iter()
@@ -320,9 +341,10 @@ fn container(
         .collect();
     let list = TINY_MODULES.join("\n") + "\n";
     ours.push(("etc/gasthaus/modules".into(), 0o644, list.into()));
-    let found = guest_image::oci::find(source, places).map_err(guest_image::TryError::from)?;
-    let entries = guest_image::oci::entries(guest, source, &found, page, ours);
-    Ok(entries.map_err(guest_image::TryError::from)?)
+    let entries = guest_image::oci::entries(guest, source, found, &page, ours);
+    let entries = entries.map_err(guest_image::TryError::from)?;
+    let out = folder.join(CONTAINER_INITRD);
+    initramfs::pack_root(entries, cx.epoch_secs, INITRD_LEVEL, &out)
 }
 
 /// The `tiny` guest is its initramfs: one program and the modules of the network.

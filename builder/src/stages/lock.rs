@@ -20,7 +20,7 @@ use crate::cache::Cache;
 use crate::cli::ui::Ui;
 use crate::definition::Dom0Definition;
 use crate::error::BuildError;
-use crate::guest::pin;
+use crate::guest::{oci, pin};
 use crate::guest_source::catalogue_of;
 use crate::pipeline::BuildRequest;
 
@@ -118,7 +118,7 @@ fn renew(
     let fetcher = fetcher(cache.root(), request)?;
     let mut locked = resolve(wanted, &mirrors, &fetcher, &keyring, now, &progress)?;
     for input in &wanted.inputs {
-        locked.inputs.push(pin::pin(input, &fetcher)?);
+        locked.inputs.push(pin::pin(input, &fetcher, &progress)?);
     }
     locked.inputs.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(locked)
@@ -189,7 +189,11 @@ pub fn request_of(request: &BuildRequest) -> Result<Request, BuildError> {
                 ..PackageSet::default()
             }),
             Source::Url(source) => inputs.push(pin::request(name, source)),
-            Source::Builtin(_) | Source::Image(_) | Source::Oci(_) => {}
+            Source::Oci(source) => {
+                let image = oci::reference_of(source);
+                inputs.extend(image.map(|image| pin::request_image(name, &image)));
+            }
+            Source::Builtin(_) | Source::Image(_) => {}
         }
     }
     let components: Vec<&str> = recipe

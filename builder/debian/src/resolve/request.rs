@@ -44,6 +44,10 @@ pub struct InputRequest {
     pub sha256: Option<Sha256Digest>,
     /// Address of the publisher's list of digests.
     pub sums: Option<String>,
+    /// The publisher's OpenPGP key, armored, if the list is signed.
+    pub key: Option<String>,
+    /// Address of the list's detached signature; without it, a signed list has its signature in itself.
+    pub signature: Option<String>,
 }
 
 /// Everything a lock of packages depends on besides the archives' state.
@@ -138,6 +142,13 @@ impl Request {
                 sha256.unwrap_or_default(),
                 input.sums.as_deref().unwrap_or_default()
             ));
+            if let Some(key) = &input.key {
+                line(format_args!(
+                    "key {} signature={}",
+                    Sha256Digest::of(key.as_bytes()),
+                    input.signature.as_deref().unwrap_or_default()
+                ));
+            }
         }
         Sha256Digest::of(text.as_bytes())
     }

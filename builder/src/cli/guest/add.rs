@@ -7,15 +7,15 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use guest_catalog::{Guest, Mode, OciSource};
+use guest_catalog::{Guest, Mode, OciReference, OciSource};
 
-use super::super::{CliResult, output};
+use super::super::{CliResult, Context, output};
 use crate::error::BuildError;
 use crate::guest::{oci, sha256_of};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct AddArgs {
-    /// An OCI image layout (a folder or a tar file), or the image of a disk, a floppy or a disc
+    /// An OCI image layout (a folder or a tar file), `docker://HOST/NAME:TAG`, or the image of a disk, a floppy or a disc
     image: PathBuf,
 
     /// Name of the guest; a-z, 0-9 and `-`
@@ -34,24 +34,31 @@ pub(super) struct AddArgs {
     #[arg(long, conflicts_with = "port")]
     console: Option<String>,
 
-    /// Folder to make for the definition [default: the name, beside the image]
+    /// Folder to make for the definition [default: the name, beside the image or here]
     #[arg(long, value_name = "DIR")]
     to: Option<PathBuf>,
 }
 
-pub(super) fn add(args: &AddArgs) -> CliResult {
+pub(super) fn add(args: &AddArgs, cx: &Context) -> CliResult {
     let name = args.name.as_str();
-    let image = args.image.canonicalize();
-    let image = image.map_err(BuildError::io("find the image", &args.image))?;
-    let text = if image.is_dir() || oci::is_layout(&image) {
-        container(args, name, &image)?
-    } else {
-        pc(args, name, &image)?
+    let (text, beside) = match args
+        .image
+        .to_str()
+        .filter(|text| OciReference::is_meant(text))
+    {
+        Some(image) => (container(args, name, image.to_owned(), cx)?, Path::new("")),
+        None => {
+            let image = args.image.canonicalize();
+            let image = image.map_err(BuildError::io("find the image", &args.image))?;
+            let text = if image.is_dir() || oci::is_layout(&image) {
+                container(args, name, image.display().to_string(), cx)?
+            } else {
+                pc(args, name, &image)?
+            };
+            (text, args.image.parent().unwrap_or(Path::new("")))
+        }
     };
-    let folder = args.to.clone().unwrap_or_else(|| {
-        let beside = args.image.parent().unwrap_or(Path::new(""));
-        beside.join(name)
-    });
+    let folder = args.to.clone().unwrap_or_else(|| beside.join(name));
     let file = folder.join("guest.toml");
     // What is written must be what is read: mistakes in names and words show here.
     Guest::parse(&file.display().to_string(), &text).map_err(BuildError::from)?;
@@ -77,16 +84,24 @@ fn health(args: &AddArgs) -> String {
     }
 }
 
-fn container(args: &AddArgs, name: &str, image: &Path) -> Result<String, BuildError> {
+fn container(
+    args: &AddArgs,
+    name: &str,
+    image: String,
+    cx: &Context,
+) -> Result<String, BuildError> {
     let source = OciSource {
-        image: image.display().to_string(),
+        image,
         digest: None,
         command: Vec::new(),
     };
-    let examined = oci::find(&source, &[])
-        .and_then(|found| Ok((oci::needed_mib(&found)?, found)))
-        .map_err(crate::guest::TryError::from)?;
-    let (needed_mib, found) = examined;
+    if OciReference::is_meant(&source.image) && oci::reference_of(&source).is_none() {
+        return Err(BuildError::BadReference {
+            found: source.image,
+        });
+    }
+    let found = super::container(&source, &[], false, cx)?;
+    let needed_mib = oci::needed_mib(&found).map_err(crate::guest::TryError::from)?;
     let memory_mib = args.memory_mib.map_or(needed_mib, u64::from);
     Ok(format!(
         "# Made of a container image by `gasthaus guest add`.\n\

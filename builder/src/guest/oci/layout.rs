@@ -11,51 +11,14 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 
 use super::OciError;
+use super::document::{Descriptor, Document, document, is_list};
 
 /// Most bytes of a JSON document: index, manifest, configuration.
-const MAX_JSON_BYTES: u64 = 4 << 20;
+pub(super) const MAX_JSON_BYTES: u64 = 4 << 20;
 /// How deep an index may refer to another one.
-const MAX_DEPTH: u32 = 4;
+pub(super) const MAX_DEPTH: u32 = 4;
 /// Most files in a layout that is a tar file.
 const MAX_FILES: usize = 10_000;
-
-/// What refers to a blob (`descriptor.md`).
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Descriptor {
-    /// What kind of blob it is.
-    #[serde(default)]
-    pub media_type: String,
-    /// `sha256:` and 64 hexadecimal digits.
-    pub digest: String,
-    /// Length in bytes.
-    pub size: u64,
-    /// What machine it is for.
-    #[serde(default)]
-    pub platform: Option<Platform>,
-}
-
-/// A kind of machine.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Platform {
-    architecture: String,
-    os: String,
-}
-
-impl Descriptor {
-    /// The hexadecimal digits of a SHA-256 digest; other digests are not known here.
-    fn hex(&self) -> Option<&str> {
-        let hex = self.digest.strip_prefix("sha256:")?;
-        let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        (hex.len() == 64 && hex.bytes().all(is_hex)).then_some(hex)
-    }
-
-    fn is_ours(&self) -> bool {
-        self.platform.as_ref().is_none_or(|platform| {
-            (platform.os.as_str(), platform.architecture.as_str()) == ("linux", "amd64")
-        })
-    }
-}
 
 #[derive(Debug, Deserialize)]
 struct Marker {
@@ -78,6 +41,10 @@ struct Manifest {
 /// What an image says about itself (`config.md`).
 #[derive(Debug, Deserialize)]
 struct ImageConfig {
+    #[serde(default)]
+    architecture: Option<String>,
+    #[serde(default)]
+    os: Option<String>,
     #[serde(default)]
     config: Option<RunConfig>,
     rootfs: RootFs,
@@ -120,6 +87,8 @@ enum Place {
     Folder,
     /// Position and length of each file.
     Tar(BTreeMap<String, (u64, u64)>),
+    /// Blobs alone, named by the digits of their digests, in this folder; and what refers to the image among them.
+    Blobs(PathBuf, Descriptor),
 }
 
 /// A layout, opened.
@@ -153,12 +122,51 @@ impl Layout {
         Ok(layout)
     }
 
+    /// The image that was pulled from a registry: its manifest or list is the file `top`, and beside it are the other blobs, each named
+    /// by the digits of its digest. `shown` is what to call it.
+    ///
+    /// # Errors
+    /// If the file cannot be read or is no manifest.
+    pub fn pulled(top: &Path, shown: &str) -> Result<Self, OciError> {
+        let failed = || OciError::file("read", top);
+        let mut bytes = Vec::new();
+        let file = File::open(top).map_err(failed())?;
+        file.take(MAX_JSON_BYTES)
+            .read_to_end(&mut bytes)
+            .map_err(failed())?;
+        let kind = match document(&bytes) {
+            Ok(Document::List(_)) => "application/vnd.oci.image.index.v1+json",
+            Ok(Document::Image { .. }) => "application/vnd.oci.image.manifest.v1+json",
+            Err(found) => {
+                let image = shown.to_owned();
+                return Err(super::RegistryError::Image { image, found }.into());
+            }
+        };
+        let name = top.file_name().unwrap_or_default().to_string_lossy();
+        let descriptor = Descriptor {
+            media_type: kind.to_owned(),
+            digest: format!("sha256:{name}"),
+            size: bytes.len() as u64,
+            platform: None,
+        };
+        let folder = top.parent().unwrap_or(Path::new("")).to_owned();
+        Ok(Self {
+            path: PathBuf::from(shown),
+            place: Place::Blobs(folder, descriptor),
+        })
+    }
+
     /// The image whose manifest, or list of manifests, has `digest`; without one, the only image there is.
     ///
     /// # Errors
     /// If there is none, or several, or its parts are not what their digests say.
     pub fn image(&self, digest: Option<&str>) -> Result<Image, OciError> {
-        let index: Index = self.json("index.json", None)?;
+        let index: Index = match &self.place {
+            Place::Blobs(_, top) => Index {
+                manifests: vec![top.clone()],
+            },
+            Place::Folder | Place::Tar(_) => self.json("index.json", None)?,
+        };
         let wanted = |descriptor: &&Descriptor| match digest {
             Some(digest) => descriptor.digest == digest,
             None => descriptor.is_ours(),
@@ -196,7 +204,6 @@ impl Layout {
         digest: Option<&str>,
         depth: u32,
     ) -> Result<(Descriptor, Manifest), OciError> {
-        let is_list = |kind: &str| kind.contains("image.index") || kind.contains("manifest.list");
         if !is_list(&descriptor.media_type) {
             if digest.is_some_and(|digest| digest != descriptor.digest) {
                 return Err(self.not_one("another image".to_owned()));
@@ -221,6 +228,13 @@ impl Layout {
     fn whole(&self, descriptor: &Descriptor, manifest: Manifest) -> Result<Image, OciError> {
         let name = self.blob_name(&manifest.config)?;
         let config: ImageConfig = self.json(&name, Some(&manifest.config))?;
+        // Missing in images that some tools write: then nobody says that it is for another machine.
+        let os = config.os.as_deref().unwrap_or("linux");
+        let architecture = config.architecture.as_deref().unwrap_or("amd64");
+        if (os, architecture) != ("linux", "amd64") {
+            let kind = super::printable(&format!("{os}/{architecture}"));
+            return Err(self.not_one(format!("an image for {kind}; linux/amd64 is needed")));
+        }
         let (layers, diffs) = (manifest.layers, config.rootfs.diff_ids);
         if layers.len() != diffs.len() {
             return Err(self.not_one(format!(
@@ -275,6 +289,11 @@ impl Layout {
                 let file = File::open(&path).map_err(OciError::file("open", path))?;
                 Ok(file.take(u64::MAX))
             }
+            Place::Blobs(folder, _) => {
+                let path = folder.join(name.rsplit('/').next().unwrap_or(name));
+                let file = File::open(&path).map_err(OciError::file("open", path))?;
+                Ok(file.take(u64::MAX))
+            }
             Place::Tar(files) => {
                 let (at, length) = *files.get(name).ok_or_else(|| {
                     OciError::file("find", path.clone())(io::ErrorKind::NotFound.into())
@@ -310,6 +329,10 @@ impl Layout {
     }
 
     fn not_one(&self, found: String) -> OciError {
+        if let Place::Blobs(..) = self.place {
+            let image = self.path.display().to_string();
+            return super::RegistryError::Image { image, found }.into();
+        }
         OciError::Layout {
             path: self.path.clone(),
             found,

@@ -4,18 +4,22 @@
 //! Of the image count its files with owners and permissions, and what it says about its program: entry point, words, environment,
 //! user, folder. Hard links become symbolic ones. Device nodes, FIFOs and paths with `..` are refused; file capabilities are left out.
 
+mod document;
 mod layout;
+mod login;
+pub mod registry;
 mod tree;
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use guest_catalog::{Guest, OciSource};
+use guest_catalog::{Guest, OciReference, OciSource};
 use hypervisor_image::initramfs::{InitramfsEntry, InitramfsKind};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use layout::{Image, Layout, RunConfig};
+pub use registry::RegistryError;
 use tree::{Kind, Tree};
 
 /// Where our files are in the guest.
@@ -77,6 +81,9 @@ pub enum OciError {
         /// What it needs.
         needed_mib: u64,
     },
+    /// An image in a registry cannot be had or used.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     /// A file operation.
     #[error("cannot {attempt} `{}`", path.display())]
     File {
@@ -98,6 +105,7 @@ impl OciError {
                 "make one with `skopeo copy docker://NAME oci:FOLDER`, or `docker save NAME -o FILE`".to_owned(),
             ),
             Self::Blob { .. } => Some("get the image again".to_owned()),
+            Self::Registry(error) => error.hint(),
             Self::Memory { needed_mib, .. } => Some(format!("give it `memory-mib = {needed_mib}`")),
             Self::Run { .. } => Some("say what to run with `source.oci.command`".to_owned()),
             _ => None,
@@ -155,6 +163,30 @@ pub fn find(source: &OciSource, places: &[PathBuf]) -> Result<Found, OciError> {
         layout,
         image,
     })
+}
+
+/// Examines the image of `source` that was pulled from its registry; its manifest or list is the file `top`, beside its blobs.
+///
+/// # Errors
+/// If it is not what it should be.
+pub fn find_pulled(source: &OciSource, top: &Path) -> Result<Found, OciError> {
+    let layout = Layout::pulled(top, &source.image)?;
+    let image = layout.image(None)?;
+    Ok(Found {
+        path: PathBuf::from(&source.image),
+        layout,
+        image,
+    })
+}
+
+/// The image in a registry that `source` means, held to its digest if it has one; `None` if it means a file.
+#[must_use]
+pub fn reference_of(source: &OciSource) -> Option<OciReference> {
+    let mut reference = OciReference::parse(&source.image)?;
+    if reference.digest.is_none() {
+        reference.digest.clone_from(&source.digest);
+    }
+    Some(reference)
 }
 
 /// The guest's initramfs: the image's files, `ours` (absolute path, mode, content), our init and what it is told.
@@ -400,3 +432,7 @@ pub fn is_layout(path: &Path) -> bool {
 #[cfg(test)]
 #[path = "tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "pull_tests.rs"]
+mod pull_tests;
