@@ -453,11 +453,31 @@ pub fn container_only(
     })
 }
 
-/// Where the lock file of a recipe lies: beside a recipe file of the user's, in the working folder for embedded ones.
+/// Where the lock file of a recipe lies: in the folder of a recipe file of the user's, in the working folder for embedded ones.
 #[must_use]
-pub fn lock_path_for(recipe_file: Option<&Path>) -> PathBuf {
-    recipe_file
-        .and_then(Path::parent)
-        .unwrap_or(Path::new(""))
-        .join("gasthaus.lock")
+pub fn lock_path_for(recipe_dir: Option<&Path>) -> PathBuf {
+    recipe_dir.unwrap_or(Path::new("")).join("gasthaus.lock")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe_file::RecipeFile;
+
+    #[test]
+    fn the_lock_lies_beside_the_recipe() {
+        let dir = tempfile::tempdir().unwrap();
+        let recipe = dir.path().join("mine.toml");
+        std::fs::write(
+            &recipe,
+            "name = \"mine\"\ntitle = \"Mine\"\nguests = [\"tiny\"]\n",
+        )
+        .unwrap();
+        let file = RecipeFile::load(recipe.to_str(), None).unwrap();
+        assert_eq!(
+            lock_path_for(file.dir.as_deref()),
+            dir.path().join("gasthaus.lock")
+        );
+        assert_eq!(lock_path_for(None), Path::new("gasthaus.lock"));
+    }
 }
