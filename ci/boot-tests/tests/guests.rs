@@ -3,6 +3,9 @@
 //! One guest is made here, so that every host can run it: a FAT floppy whose boot sector speaks on screen and serial
 //! line. The real ones need the images their makers publish, in the folder that `GASTHAUS_IMAGES` names.
 
+#[path = "guests/container.rs"]
+mod container;
+
 use std::{
     env, fs,
     path::{Path, PathBuf},
@@ -160,6 +163,8 @@ fn real_guests_come_up() {
         ("freedos", "freedos-1.4M.img"),
         ("openbsd", "openbsd-2.8-install-floppy.img"),
         ("plan9", "plan9-2010-floppy.img"),
+        ("invaders", "invaders.exec"),
+        ("uefi-shell", "shellx64.efi"),
     ] {
         if !images.join(file).is_file() {
             tell(&format!(
