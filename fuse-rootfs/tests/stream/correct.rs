@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use fuse_rootfs::format::ObjectKind;
+use fuse_rootfs::format::{ObjectKind, Trace};
 use minisign::KeyPair;
 
 use crate::server::{Fault, Server};
@@ -294,7 +294,9 @@ fn a_trace_is_recorded_in_order() {
     image.read(0, 40_960, 8192).unwrap();
     image.read(1, 0, 100).unwrap();
     image.read(0, 40_960, 12_288).unwrap();
-    let text = image.trace.trace(&image.names()).to_text();
+    let text = image.trace.timed_text(&image.names());
+    assert!(text.contains(" ms\n"), "{text}");
+    let text = Trace::parse(&text).unwrap().to_text(); // times are comments
     assert_eq!(text, "gasthaus-trace 1\nbase 10 2\nsite 0 1\nbase 12 1\n");
 }
 

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use fuse_rootfs::format::{Digest, Hypervisor, Report};
+use fuse_rootfs::format::{Digest, Hypervisor, Report, Trace};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::server::Server;
@@ -218,7 +218,7 @@ fn the_directory_looks_like_one_on_a_medium() {
         (ready.system.as_str(), ready.version.as_str()),
         ("demo", "v1")
     );
-    assert_eq!(ready.trace.to_text(), daemon.read("trace"));
+    assert_eq!(ready.trace, Trace::parse(&daemon.read("trace")).unwrap());
     assert_eq!(ready.figure("misses"), Some(daemon.number("misses")));
     assert_eq!(daemon.read("ready"), line, "only the first time counts");
     let told = Command::new(PROGRAM)
