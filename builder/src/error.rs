@@ -211,7 +211,7 @@ impl BuildError {
             Self::NotLocked { .. } => Some("run `gasthaus lock --update`, then build again".into()),
             Self::NoGuest { known, .. } => Some(format!("the catalogue has: {}", known.join(", "))),
             Self::BadReference { .. } => Some(
-                "the host is always named, e.g. `docker://docker.io/library/nginx:1`; `docker+http://` asks without TLS"
+                "the host is always named, e.g. `docker://registry.example/nginx:1`; `docker+http://` asks without TLS"
                     .into(),
             ),
             Self::NoPackage { .. } => Some("do not exclude what the recipe's flavours need".into()),

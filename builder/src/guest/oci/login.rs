@@ -22,8 +22,6 @@ use super::registry::{RegistryError, printable};
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 const MAX_ANSWER_BYTES: u64 = 64 << 10;
 const MAX_TOKEN_BYTES: usize = 16 << 10;
-/// What docker calls its own registry in the file.
-const DOCKER_HUB: &str = "https://index.docker.io/v1/";
 
 #[derive(Debug, Default, Deserialize)]
 struct Config {
@@ -81,10 +79,7 @@ pub(super) fn of_user(reference: &OciReference) -> Result<Option<String>, Regist
 
 fn from_config(config: &Config, reference: &OciReference) -> Result<Option<String>, String> {
     let host = &reference.host;
-    let mut names = vec![host.clone(), format!("https://{host}")];
-    if host == "docker.io" {
-        names.push(DOCKER_HUB.to_owned());
-    }
+    let names = [host.clone(), format!("https://{host}")];
     let Some((name, auth)) = names
         .iter()
         .find_map(|name| config.auths.get_key_value(name))
@@ -223,14 +218,14 @@ mod tests {
     fn the_users_log_ins_are_found_by_host() {
         let config: Config = serde_json::from_str(
             r#"{"credsStore":"desktop","auths":{"a.example":{"auth":"QTpi"},"https://b.example":{"username":"A","password":"b"},
-               "c.example":{},"d.example":{"auth":"x y"},"https://index.docker.io/v1/":{"auth":"QTpi"}}}"#,
+               "c.example":{},"d.example":{"auth":"x y"},"https://e.example":{"auth":"QTpi"}}}"#,
         )
         .unwrap();
         let of = |host: &str| {
             let reference = OciReference::parse(&format!("docker://{host}/x")).unwrap();
             from_config(&config, &reference)
         };
-        for host in ["a.example", "b.example", "docker.io"] {
+        for host in ["a.example", "b.example", "e.example"] {
             assert_eq!(of(host), Ok(Some("Basic QTpi".to_owned())), "{host}");
         }
         for host in ["c.example", "a.example:5000", "other.example"] {

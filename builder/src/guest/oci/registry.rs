@@ -117,12 +117,9 @@ fn fetch_hint(error: &FetchError) -> Option<String> {
     Some(hint.to_owned())
 }
 
-/// The repository's name as the registry knows it: Docker's own has a folder for images of no user.
+/// The repository's name, as the registry knows it.
 pub(super) fn repository(reference: &OciReference) -> String {
-    match reference.host.as_str() {
-        "docker.io" if !reference.name.contains('/') => format!("library/{}", reference.name),
-        _ => reference.name.clone(),
-    }
+    reference.name.clone()
 }
 
 fn base(reference: &OciReference) -> String {
@@ -130,11 +127,7 @@ fn base(reference: &OciReference) -> String {
         true => "http",
         false => "https",
     };
-    let host = match reference.host.as_str() {
-        "docker.io" => "registry-1.docker.io",
-        other => other,
-    };
-    format!("{scheme}://{host}/v2/{}", repository(reference))
+    format!("{scheme}://{}/v2/{}", reference.host, reference.name)
 }
 
 /// At most 200 characters of what a server said, fit for a terminal.
