@@ -11,7 +11,7 @@ use rustix::mount::{UnmountFlags, unmount};
 
 use super::Dir;
 
-/// File system type as the mount table shows it: `fuse.gasthaus`.
+/// File system type as the mount table shows it where `fusermount3` mounts: `fuse.gasthaus`.
 pub const SUBTYPE: &str = "gasthaus";
 /// What the mount table's source begins with: mount(2), unlike `fusermount3`, has no subtype to tell whose it is.
 pub const SOURCE: &str = "gasthaus:";

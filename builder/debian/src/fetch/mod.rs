@@ -292,16 +292,25 @@ impl Fetcher {
         limit_bytes: u64,
         label: &str,
     ) -> Result<Vec<u8>, FetchError> {
+        let client = self.careful_client(url, label)?;
+        transfer::with_retries(&self.options, label, &NoProgress, || {
+            transfer::get_small(&client, &self.options, url, limit_bytes, label)
+        })
+    }
+
+    /// For what only the transport vouches for: it follows no redirection from `https://` to `http://`.
+    fn careful_client(
+        &self,
+        url: &str,
+        label: &str,
+    ) -> Result<reqwest::blocking::Client, FetchError> {
         if self.options.offline {
             return Err(FetchError::Offline {
                 label: label.to_owned(),
                 url: url.to_owned(),
             });
         }
-        let client = client::build(&self.options, Redirections::NeverLessSafe, HeaderMap::new())?;
-        transfer::with_retries(&self.options, label, &NoProgress, || {
-            transfer::get_small(&client, &self.options, url, limit_bytes, label)
-        })
+        client::build(&self.options, Redirections::NeverLessSafe, HeaderMap::new())
     }
 
     /// What the server says to a request for `url` with `headers` besides our own, whatever its status: nothing but the transport
@@ -316,13 +325,7 @@ impl Fetcher {
         limit_bytes: u64,
         label: &str,
     ) -> Result<Answer, FetchError> {
-        if self.options.offline {
-            return Err(FetchError::Offline {
-                label: label.to_owned(),
-                url: url.to_owned(),
-            });
-        }
-        let client = client::build(&self.options, Redirections::NeverLessSafe, HeaderMap::new())?;
+        let client = self.careful_client(url, label)?;
         transfer::with_retries(&self.options, label, &NoProgress, || {
             transfer::ask(&client, &self.options, url, headers, limit_bytes, label)
         })

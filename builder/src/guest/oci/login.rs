@@ -165,7 +165,7 @@ fn token(
         let found = format!("where `{}` asks us to log in", reference.host);
         return Err(odd(found, "an `https://` address"));
     }
-    let scope = format!("repository:{}:pull", super::registry::repository(reference));
+    let scope = format!("repository:{}:pull", reference.name);
     let mut query = format!("scope={}", utf8_percent_encode(&scope, NON_ALPHANUMERIC));
     if let Some(service) = parameter("service") {
         query += &format!(

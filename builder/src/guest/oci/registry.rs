@@ -117,11 +117,6 @@ fn fetch_hint(error: &FetchError) -> Option<String> {
     Some(hint.to_owned())
 }
 
-/// The repository's name, as the registry knows it.
-pub(super) fn repository(reference: &OciReference) -> String {
-    reference.name.clone()
-}
-
 fn base(reference: &OciReference) -> String {
     let scheme = match reference.plain_http || reference.is_here() {
         true => "http",

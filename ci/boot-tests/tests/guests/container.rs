@@ -10,6 +10,8 @@ use boot_tests::artifacts::{env_path, sha256};
 use boot_tests::{require_tool, run, steps::tell};
 use serde_json::json;
 
+use super::said;
+
 /// crypt(3) of `secret`, by bcrypt, which is what the registry reads.
 const LOG_IN: &str = "anna:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
 /// `anna:secret` in base64.
@@ -244,15 +246,6 @@ fn gasthaus(home: &Path, arguments: &[&str]) -> Output {
         .env("DOCKER_CONFIG", home)
         .output()
         .unwrap()
-}
-
-fn said(output: &Output) -> String {
-    let (out, err) = (&output.stdout, &output.stderr);
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(out),
-        String::from_utf8_lossy(err)
-    )
 }
 
 #[test]
