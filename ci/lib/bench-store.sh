@@ -6,8 +6,8 @@
 # it wants a free one, which is a third of a second for whoever makes files then.
 #
 # What each does: casync rolls a hash over the image, cuts at 64 KiB on average, names chunks by SHA-512/256, packs them by zstd 3 and
-# takes for good what is there. We follow the files of the EROFS image, cut at 128 KiB at most, take SHA-256 of chunks and of the whole
-# image, pack by zstd 3, unpack and compare what is there, write pages, a bundle of metadata, a manifest and a signature, and sync.
+# takes for good what is there. We follow the files of the EROFS image, cut at 128 KiB at most, take SHA-256 of chunks, pack by
+# zstd 3, unpack and compare what is there, write pages, a bundle of metadata, a manifest and a signature, and sync.
 # From a folder, casync makes an archive of its own that can be read as a whole only; we make a file system first (mkfs.erofs, counted).
 #
 # desync is compared too where it is installed. LEVEL=N publishes with another level; IMAGE=file with another image (no update).

@@ -108,18 +108,18 @@ pub fn configure_loop(device: BorrowedFd<'_>, file: &impl AsFd, label: &str) -> 
     unsafe { ioctl(device, Setter::<LOOP_CONFIGURE, LoopConfig>::new(config)) }
 }
 
-/// Goes on with two SHA-256 states over the same blocks, or does nothing and returns `false` on a processor without SHA instructions.
+/// Goes on with each SHA-256 state over its blocks, as far as both have some, or does nothing and returns `false` on a processor without SHA instructions.
 #[cfg(feature = "publish")]
-pub fn compress_both(one: &mut [u32; 8], other: &mut [u32; 8], blocks: &[[u8; 64]]) -> bool {
+pub fn compress_two(states: [&mut [u32; 8]; 2], blocks: [&[[u8; 64]]; 2]) -> bool {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("sha")
         && is_x86_feature_detected!("ssse3")
         && is_x86_feature_detected!("sse4.1")
     {
-        // SAFETY: the features that `compress_both` is compiled for are there.
-        unsafe { crate::publish::two_hashes::x86_64::compress_both(one, other, blocks) };
+        // SAFETY: the features that `compress_two` is compiled for are there.
+        unsafe { crate::publish::two_hashes::x86_64::compress_two(states, blocks) };
         return true;
     }
-    let _ = (one, other, blocks);
+    let _ = (states, blocks);
     false
 }

@@ -97,7 +97,7 @@ impl Taken {
                 let same = manifest
                     .layers
                     .iter()
-                    .any(|layer| layer.name == *name && layer.image_sha256 == *digest);
+                    .any(|layer| layer.name == *name && layer.image_digest == *digest);
                 if !same {
                     return Err(TakenError::OtherImage {
                         layer: name.to_string(),

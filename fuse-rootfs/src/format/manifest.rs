@@ -13,9 +13,9 @@
 //! | … | … | bundles, ascending by name |
 //!
 //! A layer: name (at most 56 bytes), u8 kind (0 raw, 1 EROFS), u8 flags (bit 0: stacked at boot), u64 image length in bytes,
-//! 32 bytes SHA-256 of the image, u32 number of pages, then per page u64 first byte of the image it covers, u32 number of chunks,
-//! 32 bytes SHA-256 of the page. A bundle: name, u8 kind (1 meta, 2 profile), u64 length of the object in bytes, u32 length
-//! of its header, 32 bytes SHA-256 of its header.
+//! 32 bytes digest of the list of its chunks, u32 number of pages, then per page u64 first byte of the image it covers, u32 number
+//! of chunks, 32 bytes SHA-256 of the page. A bundle: name, u8 kind (1 meta, 2 profile), u64 length of the object in bytes, u32
+//! length of its header, 32 bytes SHA-256 of its header.
 
 use std::ops::Range;
 
@@ -78,8 +78,8 @@ pub struct Layer {
     pub stacked: bool,
     /// Its length.
     pub image_bytes: u64,
-    /// Digest of the whole image.
-    pub image_sha256: Digest,
+    /// Digest of the list of its chunks, which names the image.
+    pub image_digest: Digest,
     /// Its pages; together they cover the image without gap.
     pub pages: Vec<PageRef>,
 }
@@ -415,7 +415,7 @@ impl Layer {
             });
         }
         let image_bytes = reader.u64()?;
-        let image_sha256 = reader.digest()?;
+        let image_digest = reader.digest()?;
         let count = reader.u32()?;
         let count = reader.count(
             "number of pages",
@@ -436,7 +436,7 @@ impl Layer {
             kind,
             stacked: flags & STACKED != 0,
             image_bytes,
-            image_sha256,
+            image_digest,
             pages,
         })
     }
@@ -447,7 +447,7 @@ impl Layer {
             .u8(self.kind as u8)
             .u8(if self.stacked { STACKED } else { 0 })
             .u64(self.image_bytes)
-            .raw(&self.image_sha256.0)
+            .raw(&self.image_digest.0)
             .u32(self.pages.len() as u32); // the manifest's length is limited
         for page in &self.pages {
             writer.u64(page.start).u32(page.chunks).raw(&page.sha256.0);

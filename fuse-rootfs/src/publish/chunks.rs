@@ -1,18 +1,18 @@
 //! From cuts to chunk objects: hashed, looked up, packed and written by several threads.
 //!
-//! The image is read once, in order, by one thread at a time, which computes the image's digest and the chunk's over the same
-//! bytes; packing goes on beside it. Who first meets a digest stores it; whoever meets it later only counts it. An object that is
+//! The image is read once, some chunks at a time, whose digests are computed two at once. Who first meets a digest stores it; whoever meets it later only counts it. An object that is
 //! there already is unpacked and compared before it is relied on, and written anew if it is damaged.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use super::cut::Cut;
 use super::pack::{Packer, Packing};
-use super::two_hashes::ImageHash;
+use super::two_hashes;
 use super::{ImageFile, PublishError, ReadAt, StoreWriter};
 use crate::format::{
     CHUNK_HEADER_BYTES, ChunkRef, Codec, Digest, MAX_CHUNK_BYTES, ObjectKind, Unpacker,
@@ -72,14 +72,23 @@ pub struct StoredChunks {
     pub chunks: Vec<ChunkRef>,
     /// How that went.
     pub counts: Counts,
-    /// The digest of the whole.
-    pub image_sha256: Digest,
+    /// The digest of their list, which names the image.
+    pub image_digest: Digest,
 }
 
-/// What the threads read next; whoever holds it reads.
-struct Front {
-    next: usize,
-    hash: ImageHash,
+/// What a thread reads at once: some chunks for the digests to be computed in twos, and few enough to stay near the processor.
+const BATCH_BYTES: u64 = 512 * 1024;
+
+/// Ranges of `cuts`, each of at most [`BATCH_BYTES`] or one cut.
+fn batches(cuts: &[Cut]) -> Vec<Range<usize>> {
+    let mut batches: Vec<Range<usize>> = Vec::new();
+    for (number, cut) in cuts.iter().enumerate() {
+        match batches.last_mut() {
+            Some(last) if cut.end - cuts[last.start].start <= BATCH_BYTES => last.end = number + 1,
+            _ => batches.push(number..number + 1),
+        }
+    }
+    batches
 }
 
 /// Stores the chunks of `image` that `cuts` describe: all of it, in order, without gap.
@@ -93,27 +102,20 @@ pub fn store_chunks(
     path: &Path,
     cuts: &[Cut],
 ) -> Result<StoredChunks, PublishError> {
-    let front = Mutex::new(Front {
-        next: 0,
-        hash: ImageHash::new(),
-    });
+    let batches = batches(cuts);
+    let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     let results: Mutex<Vec<Option<Met>>> = Mutex::new(vec![None; cuts.len()]);
     let work = || -> Result<(), PublishError> {
         let mut worker = Worker::new(job, known)?;
         let mut done = Vec::new();
         while !stop.load(Ordering::Relaxed) {
-            let front = front.lock().map_err(|_| PublishError::Panicked)?;
-            let number = front.next;
-            let Some(cut) = cuts.get(number) else { break };
-            let met = worker
-                .read(image, path, *cut, front)
-                .and_then(|digest| worker.meet(digest));
-            done.push((
-                number,
-                met.inspect_err(|_| stop.store(true, Ordering::Relaxed))?,
-            ));
-            (job.progress)(cut.bytes());
+            let Some(batch) = batches.get(next.fetch_add(1, Ordering::Relaxed)) else {
+                break;
+            };
+            let met = worker.batch(image, path, &cuts[batch.clone()]);
+            let met = met.inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
+            done.extend(batch.clone().zip(met));
         }
         let mut results = results.lock().map_err(|_| PublishError::Panicked)?;
         for (number, met) in done {
@@ -130,15 +132,23 @@ pub fn store_chunks(
             .fold(own, Result::and)
     })?;
     let results = results.into_inner().map_err(|_| PublishError::Panicked)?;
-    let front = front.into_inner().map_err(|_| PublishError::Panicked)?;
-    debug_assert_eq!(front.hash.bytes(), image.bytes());
     let known = known.chunks.lock().map_err(|_| PublishError::Panicked)?;
     let (chunks, counts) = collect(cuts, &results, &known)?;
     Ok(StoredChunks {
+        image_digest: digest_of(&chunks),
         chunks,
         counts,
-        image_sha256: front.hash.finish(),
     })
+}
+
+/// The digest that names an image (FORMAT.md §5).
+fn digest_of(chunks: &[ChunkRef]) -> Digest {
+    let mut list = Vec::with_capacity(chunks.len() * 36);
+    for chunk in chunks {
+        list.extend_from_slice(&chunk.decoded_bytes.to_le_bytes());
+        list.extend_from_slice(&chunk.sha256.0);
+    }
+    Digest::of(&list)
 }
 
 /// A chunk of the image, its object perhaps still being written by another thread.
@@ -207,7 +217,7 @@ struct Worker<'a> {
     known: &'a Known,
     packer: Packer,
     unpacker: Unpacker,
-    /// The chunk at hand.
+    /// The chunks at hand.
     image: Vec<u8>,
     object: Vec<u8>,
     unpacked: Vec<u8>,
@@ -226,35 +236,43 @@ impl<'a> Worker<'a> {
         })
     }
 
-    /// Reads the next chunk, lets go of `front` and returns the chunk's digest; `None` for zeros.
-    fn read(
+    /// Reads `cuts`, of which there is at least one, and stores what nobody did.
+    fn batch(
         &mut self,
         image: &ImageFile,
         path: &Path,
-        cut: Cut,
-        mut front: MutexGuard<'_, Front>,
-    ) -> Result<Option<Digest>, PublishError> {
-        debug_assert_eq!(front.hash.bytes(), cut.start);
-        self.image.resize(cut.bytes() as usize, 0);
+        cuts: &[Cut],
+    ) -> Result<Vec<Met>, PublishError> {
+        let (start, end) = (cuts[0].start, cuts[cuts.len() - 1].end);
+        let mut bytes = std::mem::take(&mut self.image);
+        bytes.resize((end - start) as usize, 0);
         image
-            .read_at(&mut self.image, cut.start)
+            .read_at(&mut bytes, start)
             .map_err(PublishError::io("read", path))?;
-        front.next += 1;
-        if is_zeros(&self.image) {
-            front.hash.update(&self.image);
-            return Ok(None);
+        // Of zeros no digest is wanted: they are left empty, as no cut is.
+        let chunks: Vec<&[u8]> = cuts
+            .iter()
+            .map(|cut| &bytes[(cut.start - start) as usize..(cut.end - start) as usize])
+            .map(|chunk| if is_zeros(chunk) { &[] } else { chunk })
+            .collect();
+        let digests = two_hashes::digests(&chunks);
+        let mut met = Vec::with_capacity(cuts.len());
+        for ((cut, chunk), digest) in cuts.iter().zip(chunks).zip(digests) {
+            met.push(match chunk {
+                [] => Met {
+                    digest: None,
+                    first: true,
+                },
+                _ => self.meet(digest, chunk)?,
+            });
+            (self.job.progress)(cut.bytes());
         }
-        Ok(Some(front.hash.update_with_own(&self.image)))
+        self.image = bytes;
+        Ok(met)
     }
 
-    /// Stores what was read, if nobody did.
-    fn meet(&mut self, digest: Option<Digest>) -> Result<Met, PublishError> {
-        let Some(name) = digest else {
-            return Ok(Met {
-                digest,
-                first: true,
-            });
-        };
+    /// Stores `chunk`, if nobody did.
+    fn meet(&mut self, name: Digest, chunk: &[u8]) -> Result<Met, PublishError> {
         let first = match self.lock()?.entry(name) {
             Entry::Occupied(_) => false,
             Entry::Vacant(vacant) => {
@@ -263,24 +281,27 @@ impl<'a> Worker<'a> {
             }
         };
         if first {
-            let stored = self.store(name)?;
+            let stored = self.store(name, chunk)?;
             self.lock()?.insert(name, Some(stored));
         }
-        Ok(Met { digest, first })
+        Ok(Met {
+            digest: Some(name),
+            first,
+        })
     }
 
     fn lock(&self) -> Result<MutexGuard<'a, HashMap<Digest, Option<Stored>>>, PublishError> {
         self.known.chunks.lock().map_err(|_| PublishError::Panicked)
     }
 
-    /// Finds or writes the object of `self.image`.
-    fn store(&mut self, digest: Digest) -> Result<Stored, PublishError> {
-        if let Some(bytes) = self.there(digest)? {
+    /// Finds or writes the object of `chunk`.
+    fn store(&mut self, digest: Digest, chunk: &[u8]) -> Result<Stored, PublishError> {
+        if let Some(bytes) = self.there(digest, chunk)? {
             return Ok(Stored { bytes, new: false });
         }
-        let (codec, payload) = match self.packer.pack(&self.image)? {
-            packed if packed.len() < self.image.len() => (self.job.packing.codec, packed),
-            _ => (Codec::Raw, self.image.as_slice()),
+        let (codec, payload) = match self.packer.pack(chunk)? {
+            packed if packed.len() < chunk.len() => (self.job.packing.codec, packed),
+            _ => (Codec::Raw, chunk),
         };
         let header = encode_chunk(codec, &[]);
         self.job
@@ -294,9 +315,9 @@ impl<'a> Worker<'a> {
     }
 
     /// Length of the object, if it is there and good.
-    fn there(&mut self, digest: Digest) -> Result<Option<u32>, PublishError> {
+    fn there(&mut self, digest: Digest, chunk: &[u8]) -> Result<Option<u32>, PublishError> {
         let path = ObjectKind::Chunk.path(&digest);
-        let most = self.image.len() as u64 + u64::from(CHUNK_HEADER_BYTES);
+        let most = chunk.len() as u64 + u64::from(CHUNK_HEADER_BYTES);
         let store = self.job.writer.store();
         if !store.read_into(Path::new(&path), most, &mut self.object)? {
             return Ok(None);
@@ -306,7 +327,7 @@ impl<'a> Worker<'a> {
             && bytes > CHUNK_HEADER_BYTES.into()
             && self
                 .unpacker
-                .chunk_holds(&self.object, &self.image, &mut self.unpacked);
+                .chunk_holds(&self.object, chunk, &mut self.unpacked);
         if !good {
             tracing::warn!(
                 path,

@@ -365,7 +365,7 @@ fn store_layer(
         },
         stacked: opened.image.stacked.unwrap_or(opened.extents.is_some()),
         image_bytes: opened.file.bytes(),
-        image_sha256: stored.image_sha256,
+        image_digest: stored.image_digest,
         pages,
     };
     Ok((layer, stored.counts, new_bytes))
@@ -375,7 +375,7 @@ fn store_layer(
 fn id_of(layers: &[Layer]) -> Result<Name, PublishError> {
     let mut hash = Sha256::new();
     for layer in layers {
-        hash.update(format!("{} {}\n", layer.name, layer.image_sha256));
+        hash.update(format!("{} {}\n", layer.name, layer.image_digest));
     }
     let digest = Digest(hash.finalize().into()).to_string();
     Name::new(&digest[..16]).map_err(|_| PublishError::Panicked) // hexadecimal digits make a name
@@ -393,7 +393,7 @@ fn same_before<'a>(
     // What cannot be read is made anew.
     let manifest = store.manifest(system, version).ok()?;
     let same = |(one, other): (&Layer, &Layer)| {
-        one.name == other.name && one.image_sha256 == other.image_sha256
+        one.name == other.name && one.image_digest == other.image_digest
     };
     let equal =
         manifest.layers.len() == layers.len() && manifest.layers.iter().zip(layers).all(same);

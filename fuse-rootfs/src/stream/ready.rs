@@ -192,7 +192,7 @@ impl Reporter {
             layers: manifest
                 .layers
                 .iter()
-                .map(|layer| (layer.name.clone(), layer.image_sha256))
+                .map(|layer| (layer.name.clone(), layer.image_digest))
                 .collect(),
             figures: named
                 .into_iter()

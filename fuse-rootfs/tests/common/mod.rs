@@ -78,7 +78,7 @@ pub fn sample() -> Sample {
         kind,
         stacked,
         image_bytes: image.len() as u64,
-        image_sha256: Digest::of(&image),
+        image_digest: Digest::of(&image),
         pages: vec![PageRef {
             start: 0,
             chunks: 2,

@@ -216,7 +216,7 @@ impl Store {
             },
             stacked: image.stacked,
             image_bytes: image.bytes.len() as u64,
-            image_sha256: Digest::of(&image.bytes),
+            image_digest: Digest::of(&image.bytes),
             pages,
         }
     }

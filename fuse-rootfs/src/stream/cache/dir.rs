@@ -96,7 +96,7 @@ impl Dir {
     pub fn blocks_of(&self, layer: &Layer) -> io::Result<Blocks> {
         // The digest alone would do; the name is for people.
         Blocks::in_folder(
-            &self.path.join("l").join(layer.image_sha256.to_string()),
+            &self.path.join("l").join(layer.image_digest.to_string()),
             layer.image_bytes,
         )
     }
@@ -104,7 +104,7 @@ impl Dir {
     /// The same, if there are any.
     #[must_use]
     pub fn kept_blocks_of(&self, layer: &Layer) -> Option<Blocks> {
-        let stem = self.path.join("l").join(layer.image_sha256.to_string());
+        let stem = self.path.join("l").join(layer.image_digest.to_string());
         Blocks::kept(&stem, layer.image_bytes)
     }
 

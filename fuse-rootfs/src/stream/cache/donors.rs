@@ -26,7 +26,7 @@ pub struct Donors {
 
 #[derive(Debug)]
 struct Donor {
-    image_sha256: Digest,
+    image_digest: Digest,
     blocks: Mutex<Option<Blocks>>,
 }
 
@@ -42,9 +42,9 @@ impl Donors {
                 continue;
             };
             for layer in &manifest.layers {
-                let known = |other: &Digest| *other == layer.image_sha256;
-                let ours = layers.iter().any(|layer| known(&layer.image_sha256));
-                if !ours && !donors.images.iter().any(|donor| known(&donor.image_sha256)) {
+                let known = |other: &Digest| *other == layer.image_digest;
+                let ours = layers.iter().any(|layer| known(&layer.image_digest));
+                if !ours && !donors.images.iter().any(|donor| known(&donor.image_digest)) {
                     donors.add(folder, layer);
                 }
             }
@@ -76,7 +76,7 @@ impl Donors {
             }
         }
         self.images.push(Donor {
-            image_sha256: layer.image_sha256,
+            image_digest: layer.image_digest,
             blocks: Mutex::new(Some(blocks)),
         });
     }
@@ -121,7 +121,7 @@ impl Donors {
         for donor in self
             .images
             .iter()
-            .filter(|donor| donor.image_sha256 == *image)
+            .filter(|donor| donor.image_digest == *image)
         {
             *donor.blocks.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }

@@ -52,7 +52,7 @@ impl Folder {
 
     /// Says which images are in use: those of others may give, and go when space is short.
     pub fn set_layers(&mut self, layers: &[Layer]) {
-        self.ours = layers.iter().map(|layer| layer.image_sha256).collect();
+        self.ours = layers.iter().map(|layer| layer.image_digest).collect();
         self.donors = Donors::find(self, layers);
     }
 
@@ -80,7 +80,7 @@ impl Folder {
         match &self.home {
             Home::Dir(dir) => dir.blocks_of(layer),
             Home::Container(container) => {
-                Blocks::in_slots(container, layer.image_sha256, layer.image_bytes)
+                Blocks::in_slots(container, layer.image_digest, layer.image_bytes)
             }
         }
     }

@@ -7,7 +7,7 @@ fn layer(name: &str, image_bytes: u64) -> Layer {
         kind: LayerKind::Raw,
         stacked: false,
         image_bytes,
-        image_sha256: Digest::of(name.as_bytes()),
+        image_digest: Digest::of(name.as_bytes()),
         pages: vec![PageRef {
             start: 0,
             chunks: 1,
