@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Called by ci/bench: bench-stream.sh [grid | full | boot | OPTION…]: a recorded boot, replayed over slow lines by our client and by what people
-# do today (stream-bench says how). As root, for mounts. BENCH_DIR keeps what is made (2 GB). Prints tables in Markdown.
+# Called by ci/bench: bench-stream.sh [grid | full | boot | record | OPTION…]: a recorded boot, replayed over slow lines by our client and by
+# what people do today (stream-bench says how). As root, for mounts. BENCH_DIR keeps what is made (2 GB). Prints tables in Markdown.
 #
 # Without arguments: to the log-in prompt, the lines of `usual` below, some ten minutes. `grid`: ours and 2005's on every line, a
 # quarter of an hour. `full`: every line and scheme, two hours,
 # for most of which slow schemes wait on slow lines. `boot [OPTION…]`: real boots in QEMU at 50 ms and 100 Mbit/s, one for each scheme, beside what
-# the model predicts for them; a quarter of an hour. Anything else goes to `stream-bench run`, e.g. --rtt 50 --mbit 10,100
-# --scheme ours,fixed --until ready.
+# the model predicts for them; a quarter of an hour. `record [--flavour plain|xen]` boots without a profile, twice, and renews the two
+# recordings in ci/boot-tests/data; what was made of the old ones in BENCH_DIR is to be removed then. Anything else goes to
+# `stream-bench run`, e.g. --rtt 50 --mbit 10,100 --scheme ours,fixed --until ready.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 ci/lib/install.sh
@@ -25,7 +26,8 @@ dir=$(realpath "$BENCH_DIR")
 server=
 cleanup() {
   [ -z "$server" ] || kill "$server" 2>/dev/null || true
-  for layer in base site guests; do umount -q "$dir/all/$layer" "$dir/mnt/$layer" "$dir/packed/$layer" 2>/dev/null || true; done
+  for layer in base site guests; do umount -q "$dir/all/$layer" "$dir/mnt/$layer" "$dir/packed/$layer" "$dir/streamed/$layer" 2>/dev/null || true; done
+  [ -z "${mounting:-}" ] || kill "$mounting" 2>/dev/null || true
   [ "${kept:-}" = yes ] || rm -rf "$dir"
 }
 trap cleanup EXIT
@@ -61,8 +63,9 @@ if [ ! -e "$dir/www/all.squashfs" ]; then
 fi
 [ -e "$dir/squashfs.trace" ] || "$bench" squashfs "$dir" ci/boot-tests/data/dom0-boot-2.trace.gz
 [ -e "$dir/www/store/head" ] || "$publish" "$dir" "${LEVEL:-19}"
-if [ "${1:-}" = boot ]; then
+if [ "${1:-}" = boot ] || [ "${1:-}" = record ]; then
   # What boots for real is built where its lock file and its key may lie; the URL is given when it boots.
+  builder --version # it is built here, since cargo looks for its settings where it is started
   mkdir -p "$dir/net"
   [ -e "$dir/net/gasthaus.lock" ] || [ ! -e gasthaus.lock ] || cp gasthaus.lock "$dir/net/"
   (cd "$dir/net" && builder build --out out --output iso --output net-iso --output store --url http://10.0.2.2:8088)
@@ -98,6 +101,18 @@ usual() {
 case ${1:-} in
   "") usual ;;
   grid) run --rtt 1,20,50,100,200 --mbit 10,100,1000 --scheme ours,ours-cold,fixed ;;
+  record)
+    # The images of the store, to tell by files what was read of them.
+    mkdir -p "$dir/version"
+    "$gasthaus" --quiet mount --key "$dir/net/gasthaus.pub" "$dir/net/out/store" "$dir/version" &
+    mounting=$!
+    for layer in base site guests; do
+      mkdir -p "$dir/streamed/$layer"
+      until [ -e "$dir/version/$layer.erofs" ]; do kill -0 "$mounting"; sleep 0.1; done
+      mount -t erofs -o ro,loop "$dir/version/$layer.erofs" "$dir/streamed/$layer"
+    done
+    for number in 1 2; do "$bench" record "$dir" ci/boot-tests/data/dom0-boot-$number.trace.gz --origin "127.0.0.1:$port" "${@:2}"; done
+    ;;
   boot) "$bench" boot "$dir" --origin "127.0.0.1:$port" --replay "$replay" "${@:2}" ;;
   full) run --rtt 1,20,50,100,200 --mbit 10,100,1000 ;;
   *) run "$@" ;;

@@ -221,32 +221,72 @@ fn boot(
     Ok((booted.took, stall, stats))
 }
 
-fn measure(options: &Options, scheme: &str, shape: Shape) -> Outcome<Measured> {
+/// A boot that streams: what is started, and its ready line.
+pub struct Streamed {
+    parts: Parts,
+    words: String,
+    pub ready: String,
+}
+
+impl Streamed {
+    /// From `folder` of the web server, which the machine meets at `port` of its host, with `profile`.
+    pub fn of(options: &Options, folder: &str, profile: &str, port: u16) -> Outcome<Self> {
+        let out = options.folder.join("net/out");
+        let store = Artifacts::load(
+            &out.join("demo-net.iso"),
+            &out.join("demo-store.manifest.json"),
+        )?;
+        let mut parts = Parts::of(&store, options.flavour == "xen")?;
+        let mut words =
+            format!("gasthaus.url=http://{HOST}:{port}/{folder} gasthaus.profile={profile}");
+        let mut ready = ready_mark(options, &store)?;
+        if folder == "store2005" {
+            let key = fs::read_to_string(options.folder.join("store.pub"))?;
+            let key = key.lines().last().unwrap_or_default();
+            parts.settings(&format!("key={key}\n{SETTINGS_2005}"))?;
+            words += " gasthaus.system=bench gasthaus.version=2005";
+            ready = ready.replace(&store.build_id, "2005");
+        }
+        Ok(Self {
+            parts,
+            words,
+            ready,
+        })
+    }
+
+    /// The machine. What it starts is gone with `self`.
+    pub fn qemu(&self, name: &str) -> Qemu {
+        self.parts.qemu(name, &self.words).nic("virtio-net-pci")
+    }
+}
+
+/// The ready line of `artifacts` with all guests of the image.
+fn ready_mark(options: &Options, artifacts: &Artifacts) -> Outcome<String> {
     let out = options.folder.join("net/out");
-    let is_xen = options.flavour == "xen";
-    let store = Artifacts::load(
-        &out.join("demo-net.iso"),
-        &out.join("demo-store.manifest.json"),
-    )?;
     let full = Artifacts::load(&out.join("demo.iso"), &out.join("demo.manifest.json"))?;
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let line = Line::on(any, options.origin, shape, true)?;
     let all = full.manifest["guests"].as_array().map_or(0, Vec::len) as u32;
-    let mark = |artifacts: &Artifacts| match is_xen {
+    Ok(match options.flavour == "xen" {
         true => artifacts.ready_mark("xen", all, all),
         false => artifacts.ready_mark("none", 0, all),
-    };
+    })
+}
+
+fn measure(options: &Options, scheme: &str, shape: Shape) -> Outcome<Measured> {
+    let out = options.folder.join("net/out");
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let line = Line::on(any, options.origin, shape, true)?;
     let name = format!("bench-{scheme}");
     if scheme == "whole" {
+        let full = Artifacts::load(&out.join("demo.iso"), &out.join("demo.manifest.json"))?;
         let began = Instant::now();
         let url = format!("http://{}/demo.iso", line.address());
         let answer = scheme::agent().get(url).call()?;
         io::copy(&mut answer.into_body().into_reader(), &mut io::sink())?;
         let download = began.elapsed();
         let words = format!("gasthaus.build={}", full.build_id);
-        let parts = Parts::of(&full, is_xen)?; // its folder must outlive the machine's start
+        let parts = Parts::of(&full, options.flavour == "xen")?; // its folder must outlive the machine's start
         let qemu = parts.qemu(&name, &words).medium(Medium::Cd, &full.iso);
-        let (took, _, stats) = boot(&name, qemu, &mark(&full), false, &line)?;
+        let (took, _, stats) = boot(&name, qemu, &ready_mark(options, &full)?, false, &line)?;
         return Ok(Measured {
             requests: stats.requests,
             bytes: stats.down_bytes,
@@ -254,25 +294,14 @@ fn measure(options: &Options, scheme: &str, shape: Shape) -> Outcome<Measured> {
             ready: download + took,
         });
     }
-    let mut parts = Parts::of(&store, is_xen)?;
     let (folder, profile) = match scheme {
         "ours" => ("net", "ready"),
         "ours-cold" => ("net", "none"),
         "fixed" => ("store2005", "none"),
         other => return Err(format!("no boot plays `{other}`; there are {NAMES:?}").into()),
     };
-    let port = line.address().port();
-    let mut words =
-        format!("gasthaus.url=http://{HOST}:{port}/{folder} gasthaus.profile={profile}");
-    let mut ready = mark(&store);
-    if scheme == "fixed" {
-        let key = fs::read_to_string(options.folder.join("store.pub"))?;
-        let key = key.lines().last().unwrap_or_default();
-        parts.settings(&format!("key={key}\n{SETTINGS_2005}"))?;
-        words += " gasthaus.system=bench gasthaus.version=2005";
-        ready = ready.replace(&store.build_id, "2005");
-    }
-    let qemu = parts.qemu(&name, &words).nic("virtio-net-pci");
+    let streamed = Streamed::of(options, folder, profile, line.address().port())?;
+    let (qemu, ready) = (streamed.qemu(&name), streamed.ready.clone());
     let (took, stall_secs, stats) = boot(&name, qemu, &ready, true, &line)?;
     Ok(Measured {
         requests: stats.requests,

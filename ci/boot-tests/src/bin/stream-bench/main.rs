@@ -10,6 +10,7 @@
 //! - `run FOLDER [--rtt LIST] [--mbit LIST] [--scheme LIST] [--until MARK] [--think SECONDS] [--origin ADDRESS]
 //!   [--replay PROGRAM]` measures until the mark `login` or `ready`; the origin is a web server of FOLDER's `www/`.
 //! - `boot FOLDER [the same options, --flavour plain|xen]` boots for real, in QEMU: see `boot.rs`.
+//! - `record FOLDER TRACE [--flavour plain|xen] [--origin ADDRESS]` records such a boot: see `record.rs`.
 //!
 //! A read of the trace begins when the one before has ended and the time has passed that the machine computed in between
 //! (scaled, so that all of it together is SECONDS up to the log-in prompt). Its stall is the time it takes. Reads are
@@ -20,6 +21,7 @@ mod fixed;
 mod map;
 mod nbd;
 mod ranges;
+mod record;
 mod scheme;
 mod squashfs;
 mod streamed;
@@ -45,7 +47,8 @@ type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
 const USAGE: &str = "usage: stream-bench map FOLDER TRACE NAME | pack FOLDER | squashfs FOLDER TRACE | \
                      run FOLDER [--rtt LIST] [--mbit LIST] [--scheme LIST] [--until MARK] [--think SECONDS] \
-                     [--origin ADDRESS] [--replay PROGRAM] | boot FOLDER [--flavour plain|xen] [the same]";
+                     [--origin ADDRESS] [--replay PROGRAM] | boot FOLDER [--flavour plain|xen] [the same] | \
+                     record FOLDER TRACE [--flavour plain|xen] [--origin ADDRESS]";
 /// What the machine computes until the log-in prompt, where it is not emulated.
 const THINK: Duration = Duration::from_millis(4500);
 
@@ -68,6 +71,9 @@ fn run() -> Outcome {
         ["squashfs", folder, trace] => squashfs::run(Path::new(folder), Path::new(trace)),
         ["run", folder, ref options @ ..] => measure(&Options::parse(folder, options)?),
         ["boot", folder, ref options @ ..] => boots(&Options::parse(folder, options)?),
+        ["record", folder, trace, ref options @ ..] => {
+            record::run(&Options::parse(folder, options)?, Path::new(trace))
+        }
         _ => Err(USAGE.into()),
     }
 }

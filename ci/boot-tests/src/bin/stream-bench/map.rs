@@ -18,10 +18,10 @@ const FILES_AT_ONCE: usize = 500;
 
 /// A piece of a file: where it lies in the file and in the image, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Extent {
-    logical: u64,
-    physical: u64,
-    length: u64,
+pub struct Extent {
+    pub logical: u64,
+    pub physical: u64,
+    pub length: u64,
 }
 
 pub fn run(folder: &Path, recorded: &Path, name: &str) -> Outcome {
@@ -91,7 +91,7 @@ fn locate(read: &FileRead, extents: &[Extent]) -> Vec<ImageRead> {
 }
 
 /// Where the files below `mounted` lie. Those that are not there are left out.
-fn layout(mounted: &Path, paths: &BTreeSet<&str>) -> Outcome<BTreeMap<String, Vec<Extent>>> {
+pub fn layout(mounted: &Path, paths: &BTreeSet<&str>) -> Outcome<BTreeMap<String, Vec<Extent>>> {
     let mut layout = BTreeMap::new();
     let there: Vec<&str> = paths
         .iter()
