@@ -13,6 +13,7 @@ use crate::error::BuildError;
 use crate::recipe::Flavour;
 
 const DEFINITION: &str = "xen/definition.toml";
+const KEYMAPS: &str = "xen/keymaps.txt";
 const GRUB_MODULES: &str = "modules.toml";
 /// The only format this code reads.
 const FORMAT: u32 = 1;
@@ -234,6 +235,25 @@ impl Dom0Definition {
     }
 }
 
+/// The keyboard layouts that a recipe or a boot may name → the file of the package's that each one is, without `.kmap.gz`.
+///
+/// # Panics
+/// If the embedded list is not one of pairs: a test reads it.
+#[must_use]
+pub fn keymaps() -> BTreeMap<String, String> {
+    let data = assets::Definitions::get(KEYMAPS).map(|file| file.data);
+    let text = String::from_utf8_lossy(data.as_deref().unwrap_or_default()).into_owned();
+    let lines = text.lines().map(str::trim);
+    let pair = |line: &str| {
+        let (name, file) = line.split_once(char::is_whitespace)?;
+        Some((name.to_owned(), file.trim_start().to_owned()))
+    };
+    lines
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(|line| pair(line).unwrap_or_else(|| panic!("{KEYMAPS}: `{line}` is no pair")))
+        .collect()
+}
+
 /// Which of GRUB's modules go where, by platform.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(transparent)]
@@ -323,6 +343,18 @@ mod tests {
         assert!(!left_out("usr/bin/qemu-system-x86_64"));
         assert!(!left_out("usr/lib/x86_64-linux-gnu/libglib-2.0.so.0"));
         assert!(GrubModules::load().unwrap().platform("x86_64-efi").is_ok());
+    }
+
+    #[test]
+    fn keyboard_layouts_have_names_that_a_command_line_takes() {
+        let keymaps = keymaps();
+        assert_eq!(keymaps["de"], "de-latin1-nodeadkeys");
+        assert!(keymaps.contains_key("us"));
+        for (name, file) in &keymaps {
+            let is_word = |byte: u8| byte.is_ascii_lowercase() || byte == b'-';
+            assert!(name.bytes().all(is_word), "{name}");
+            assert!(!file.is_empty() && !file.contains(['/', ' ']), "{file}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rust_embed::RustEmbed;
 
 use crate::assets;
+use crate::definition::keymaps;
 use crate::guest_source;
 use crate::recipe::{self, MAX_RECIPE_BYTES, Names, Problems, Recipe, Reference};
 
@@ -170,7 +171,7 @@ pub fn embedded_text(name: &str) -> Option<String> {
     String::from_utf8(file.data.into_owned()).ok()
 }
 
-/// Names of the guests and overlays that this program carries, sorted.
+/// Names of the guests, overlays and keyboard layouts that this program carries, sorted.
 #[must_use]
 pub fn carried_names() -> Names {
     let tar = assets::overlays_tar();
@@ -193,6 +194,7 @@ pub fn carried_names() -> Names {
     Names {
         guests: guest_source::embedded_names(),
         overlays,
+        keymaps: keymaps().into_keys().collect(),
     }
 }
 

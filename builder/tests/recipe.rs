@@ -160,6 +160,11 @@ fn schema_and_validation_agree_on_values() {
             vec![json!("de_DE"), json!("C"), json!("x.UTF-8")],
         ),
         (
+            "/dom0/keymap",
+            vec![json!("de"), json!("cz-qwertz")],
+            vec![json!(""), json!("../de"), json!("De"), json!("-")],
+        ),
+        (
             "/dom0/packages",
             vec![json!(["vim", "g++", "libc6.1"])],
             vec![
@@ -261,7 +266,7 @@ fn schema_and_validation_agree_on_values() {
         for (value, holds) in good.chain(bad.into_iter().map(|value| (value, false))) {
             let mut recipe = json!({
                 "name": "a", "title": "a", "timeout-secs": 5, "flavours": ["xen"], "guests": [], "outputs": ["iso"],
-                "dom0": {"hostname": "a", "locale": "C.UTF-8", "packages": [], "kernel-options": [],
+                "dom0": {"hostname": "a", "locale": "C.UTF-8", "keymap": "de", "packages": [], "kernel-options": [],
                          "user": {"name": "jo", "password": "x", "ssh-keys": []}},
                 "debian": {"suite": "trixie", "mirror": "http://m/", "components": ["main"]},
                 "xen": {"options": []}, "layers": {"release-level": 5},
@@ -306,6 +311,12 @@ fn a_digest_knows_what_is_said_not_how() {
     assert_eq!(a.digest(), parse("e", usual, None).unwrap().digest());
     let open = parse("f", &format!("{usual}enabled = true\n"), None).unwrap();
     assert_ne!(a.digest(), open.digest(), "an open page is in the image");
+    let german = "name = \"x\"\ntitle = \"X\"\n[dom0]\nkeymap = \"de\"\n";
+    assert_ne!(
+        a.digest(),
+        parse("g", german, None).unwrap().digest(),
+        "a layout is in the image"
+    );
     let c = parse("c", "name = \"x\"\ntitle = \"Y\"\n", None).unwrap();
     assert_ne!(a.digest(), c.digest());
     // All that is derived from the digest (GUIDs, serial numbers, salts) changes with it: say so in the changelog.
@@ -336,13 +347,15 @@ fn names_are_held_against_the_embedded_ones() {
     let names = Names {
         guests: vec!["debian".into(), "tiny".into()],
         overlays: vec!["kiosk".into()],
+        keymaps: vec!["de".into(), "de-deadkeys".into(), "fr".into()],
     };
     let text = "name = \"x\"\ntitle = \"X\"\nguests = [\"tinny\", \"./own.toml\"]\n\
-                [dom0]\noverlays = [\"kiosk\", \"zzz\"]\n";
+                [dom0]\noverlays = [\"kiosk\", \"zzz\"]\nkeymap = \"de-deadkey\"\n";
     assert_eq!(
         parse("r.toml", text, Some(&names)).unwrap_err().to_string(),
         "r.toml:3:11: `guests[0]` is `tinny`; allowed: `debian`, `tiny`, or a path (with a `/`); did you mean `tiny`?\n\
-         r.toml:5:22: `dom0.overlays[1]` is `zzz`; allowed: `kiosk`, or a path (with a `/`)"
+         r.toml:5:22: `dom0.overlays[1]` is `zzz`; allowed: `kiosk`, or a path (with a `/`)\n\
+         r.toml:6:10: `dom0.keymap` is `de-deadkey`; allowed: `de`, `de-deadkeys`, `fr`; did you mean `de-deadkeys`?"
     );
     assert_eq!(
         parse("r", text, None).unwrap().guests[1],

@@ -89,7 +89,7 @@ fn unknown_keys() {
         "[dom0]\nhostnam = \"x\"",
         &[
             "4:1: `dom0.hostnam` is not a key of a recipe; allowed here: `exclude-packages`, `hostname`, \
-           `kernel-options`, `locale`, `overlays`, `packages`, `user`; did you mean `hostname`?",
+           `kernel-options`, `keymap`, `locale`, `overlays`, `packages`, `user`; did you mean `hostname`?",
         ],
     );
     told(

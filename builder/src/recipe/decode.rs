@@ -29,6 +29,8 @@ pub struct Names {
     pub guests: Vec<String>,
     /// Overlays.
     pub overlays: Vec<String>,
+    /// Keyboard layouts.
+    pub keymaps: Vec<String>,
 }
 
 /// Reads and validates a recipe. `file` is only for messages. With `names`, embedded names must be among them.
@@ -131,6 +133,7 @@ fn dom0(mut section: Section<'_, '_>) -> Dom0 {
     let dom0 = Dom0 {
         hostname: section.text("hostname").unwrap_or(default.hostname),
         locale: section.text("locale"),
+        keymap: section.text("keymap"),
         packages: section.texts("packages").unwrap_or_default(),
         exclude_packages: section.texts("exclude-packages").unwrap_or_default(),
         overlays: section.references("overlays"),

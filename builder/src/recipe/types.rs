@@ -77,6 +77,10 @@ pub struct Dom0 {
     #[schemars(regex(pattern = r"^(C|[a-z]{2,3}_[A-Z]{2})\.UTF-8$"))]
     pub locale: Option<String>,
 
+    /// Keyboard layout of the consoles, as `de`; the kernel's, `us`, if absent. `gasthaus.keymap` on dom0's command line counts more.
+    #[schemars(regex(pattern = r"^[a-z0-9][a-z0-9-]{0,39}$"))]
+    pub keymap: Option<String>,
+
     /// Debian packages beyond those each flavour brings.
     #[schemars(length(max = 4096), inner(regex(pattern = r"^[a-z0-9][a-z0-9+.-]+$")), extend("uniqueItems" = true))]
     pub packages: Vec<String>,
@@ -390,6 +394,7 @@ impl Default for Dom0 {
         Self {
             hostname: "gasthaus".into(),
             locale: None,
+            keymap: None,
             packages: Vec::new(),
             exclude_packages: Vec::new(),
             overlays: Vec::new(),
@@ -454,7 +459,8 @@ impl Recipe {
     ///
     /// Hashed is `gasthaus-recipe-1\n` and the recipe as JSON with sorted keys, no blanks, defaults filled in. Mirrors
     /// are left out: where bytes come from does not change them. Nor do other outputs than the ISO and what only they
-    /// read, `stream`: `outputs` always counts as `["iso"]`. `page` counts where it is not as usual: it is younger than other digests.
+    /// read, `stream`: `outputs` always counts as `["iso"]`. `page` and `dom0.keymap` count where they are not as usual: they are younger
+    /// than other digests.
     pub fn digest(&self) -> [u8; 32] {
         let mut without_mirrors = self.clone();
         without_mirrors.debian.mirror = None;
@@ -467,6 +473,11 @@ impl Recipe {
             keys.remove("stream");
             if self.page == Page::default() {
                 keys.remove("page");
+            }
+            if let Some(dom0) = keys.get_mut("dom0").and_then(|dom0| dom0.as_object_mut())
+                && self.dom0.keymap.is_none()
+            {
+                dom0.remove("keymap");
             }
         }
         let mut hash = Sha256::new();

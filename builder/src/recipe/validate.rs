@@ -122,6 +122,18 @@ impl Recipe {
                 }
             }
         }
+        let known = &names.keymaps;
+        if let Some(keymap) = &self.dom0.keymap
+            && is_reference_name(keymap)
+            && !known.contains(keymap)
+        {
+            violations.push(Violation {
+                key: "dom0.keymap".into(),
+                found: excerpt(keymap),
+                allowed: list(known),
+                nearest: nearest(keymap, known.iter().map(String::as_str)),
+            });
+        }
         violations
     }
 
@@ -136,6 +148,10 @@ impl Recipe {
                 is_locale,
                 "a UTF-8 locale such as `C.UTF-8` or `de_DE.UTF-8`",
             );
+        }
+        if let Some(keymap) = &dom0.keymap {
+            let allowed = "the name of a keyboard layout, such as `de`";
+            check.that("dom0.keymap", keymap, is_reference_name, allowed);
         }
         let package =
             "a Debian package name: `a`-`z`, `0`-`9`, `+`, `-` and `.`, at least 2 characters";

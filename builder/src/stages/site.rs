@@ -15,7 +15,7 @@ use super::StageCx;
 use super::dom0_tree::BaseLayer;
 use super::fetch::{Debs, FILES_SET};
 use super::guests::Guests;
-use crate::definition::{Dom0Definition, SiteFiles};
+use crate::definition::{Dom0Definition, SiteFiles, keymaps};
 use gasthaus_rootfs::deb::{DebError, EntryKind, Next};
 
 /// Groups the image's user joins: administration and the devices of a person who sits at the machine.
@@ -79,6 +79,7 @@ pub fn site_entries(
             Entry::file(format!("LANG={locale}\n"), 0o644),
         );
     }
+    add_keymaps(&mut site, recipe.keymap.as_deref())?;
     site.insert(
         guests.leases_path(),
         Entry::file(guests.static_leases(), 0o644),
@@ -119,6 +120,35 @@ fn page_settings(page: &Page) -> String {
     text
 }
 
+/// Adds a link for each keyboard layout by the name it has for people, and the recipe's choice (vconsole.conf(5)). `guests` reads both
+/// (`guest-catalog/src/bin/guests/keymap.rs`).
+fn add_keymaps(site: &mut Entries, chosen: Option<&str>) -> Result<(), BuildError> {
+    const END: &str = ".kmap.gz";
+    const KEYMAPS_PACKAGE: &str = "console-data";
+    for (name, file) in keymaps() {
+        let end = format!("/{file}{END}");
+        let path = site.keys().find_map(|path| {
+            let below = path.strip_prefix("usr/share/keymaps/")?;
+            path.ends_with(&end).then(|| below.to_owned())
+        });
+        let path = path.ok_or_else(|| BuildError::NoFile {
+            package: KEYMAPS_PACKAGE.to_owned(),
+            file: format!("{file}{END}"),
+        })?;
+        site.insert(
+            format!("usr/share/gasthaus/keymaps/{name}{END}"),
+            Entry::symlink(format!("../../keymaps/{path}")),
+        );
+    }
+    if let Some(name) = chosen {
+        site.insert(
+            "etc/vconsole.conf".into(),
+            Entry::file(format!("KEYMAP={name}\n"), 0o644),
+        );
+    }
+    Ok(())
+}
+
 /// A file of a package that is larger is none that anybody wants here.
 const FILE_MAX_BYTES: u64 = 16 << 20;
 
@@ -137,7 +167,8 @@ fn take_files(site: &mut Entries, debs: &Debs, wanted: &SiteFiles) -> Result<(),
         let meta = &entry.meta;
         let is_wanted = meta.kind == EntryKind::File && !filter.excludes(&meta.path, false);
         if let (true, Some(path)) = (is_wanted, meta.path.to_str().map(str::to_owned)) {
-            site.insert(path, Entry::file(entry.read_to_vec(FILE_MAX_BYTES)?, 0o644));
+            let mode = if meta.mode & 0o111 == 0 { 0o644 } else { 0o755 };
+            site.insert(path, Entry::file(entry.read_to_vec(FILE_MAX_BYTES)?, mode));
             taken += 1;
         }
         Ok::<_, DebError>(Next::Continue)

@@ -34,6 +34,10 @@ pub const KEYS: &[(&str, &str)] = &[
     ("gasthaus.guests", "`off` starts no guest"),
     ("gasthaus.page", "`on` opens the house in a browser"),
     (
+        "gasthaus.keymap",
+        "keyboard layout of the consoles, as `de`",
+    ),
+    (
         "gasthaus.hypervisor",
         "`kvm`: without Xen, guests run in QEMU",
     ),

@@ -24,7 +24,7 @@ use boot_tests::{
 };
 
 use network::{assert_guests_are_on_the_lan, assert_no_ssh};
-use screens::{assert_painted, assert_screen_shows, assert_screens};
+use screens::{assert_painted, assert_screen_shows, assert_screens, assert_the_keyboard_is_german};
 
 /// From power-on to the boot menu, with OVMF the slower firmware.
 const MENU_LIMIT: Duration = Duration::from_secs(120);
@@ -189,20 +189,23 @@ fn an_iso_file_on_a_fat_stick_boots() {
     let initrd = artifacts.extract("/boot/initrd.zst", dir.path()).unwrap();
     // As a boot loader that starts ISO files from a stick does it: its own menu, our kernel, the file named.
     let command_line = format!(
-        "gasthaus.build={} gasthaus.iso=/isos/demo.iso gasthaus.page=on console=tty0 console=ttyS0,115200",
+        "gasthaus.build={} gasthaus.iso=/isos/demo.iso gasthaus.page=on gasthaus.keymap=de console=tty0 console=ttyS0,115200",
         artifacts.build_id
     );
     let qemu = Qemu::new(name, Firmware::Bios)
         .medium(Medium::Usb, &stick)
         .kernel(&kernel, &initrd, &command_line);
     let mark = artifacts.ready_mark("none", 0, guests(&artifacts));
-    let boot = boot(name, qemu, &mark);
+    let mut boot = boot(name, qemu, &mark);
     // Behind the ready line; its token and certificate stand on the console.
     let page = boot
         .vm
         .wait_for("gasthaus: page port=8443 token=", 0, COMMAND_LIMIT);
     assert_eq!(page, BootEnd::MarkSeen, "no page:\n{}", boot.tail(20));
     assert!(boot.saw_in_order(&[&mark, "gasthaus: page port="]));
+    login(&mut boot.vm);
+    sudo(&mut boot.vm);
+    assert_the_keyboard_is_german(&mut boot.vm);
 }
 
 #[test]

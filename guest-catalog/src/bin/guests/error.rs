@@ -106,6 +106,11 @@ pub enum Failure {
     },
     #[error("cannot pass the console of guest `{guest}` on")]
     Console { guest: String, source: io::Error },
+    #[error("there is no keyboard layout `{found}`")]
+    NoKeymap {
+        found: String,
+        nearest: Option<String>,
+    },
     #[error("the page was started, but says nothing of its address: no `{}`", path.display())]
     NoNotice { path: PathBuf },
     #[error("cannot write the answer")]
@@ -162,6 +167,10 @@ impl Failure {
             Self::Present { .. } => Some("give the new one another `name`".into()),
             Self::NoDigest { .. } => Some("add `sha256`, which `sha256sum` gives".into()),
             Self::NoNotice { .. } => Some("`journalctl -u gasthaus-page` tells what became of it".into()),
+            Self::NoKeymap { nearest, .. } => Some(match nearest {
+                Some(nearest) => format!("did you mean `{nearest}`? `guests keymap` lists them"),
+                None => "`guests keymap` lists them".into(),
+            }),
             Self::NothingToChange => Some("give `--memory-mib N`, `--vcpus N`, or both".into()),
             Self::DiskInUse { guest, .. } => Some(format!("`guests stop {guest}` frees it")),
             _ => None,

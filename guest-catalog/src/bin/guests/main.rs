@@ -14,6 +14,7 @@ mod head_start;
 mod health;
 mod house;
 mod ioctls;
+mod keymap;
 mod lan;
 mod lan_leases;
 mod logs;
@@ -155,6 +156,14 @@ enum Command {
         #[arg(value_parser = ["on", "off"])]
         wish: Option<String>,
     },
+    /// Change the keyboard layout of the consoles, or list all
+    Keymap {
+        /// The layout, such as `de`
+        name: Option<String>,
+        /// The one that the boot or the recipe names (a unit calls this)
+        #[arg(long, hide = true, conflicts_with = "name")]
+        at_boot: bool,
+    },
     /// Stop all guests
     Down,
     /// Pass a guest's console on to standard input and output (the page calls this)
@@ -234,6 +243,8 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Console { name } => commands::console(&house, &name),
         Command::Show { name, mode } => commands::config(&house, &name, mode.as_deref()),
         Command::Page { wish } => page::run(&house, wish.as_deref()),
+        Command::Keymap { at_boot: true, .. } => keymap::at_boot(&house),
+        Command::Keymap { name, .. } => keymap::run(&house, name.as_deref()),
         Command::Attach { name } => commands::attach(&house, &name),
         Command::Down => commands::down(&house),
         Command::Early => early::run(&house),

@@ -32,6 +32,8 @@ pub const NETWORKCTL: &str = "/usr/bin/networkctl";
 /// See [`XL`].
 pub const SYSTEMCTL: &str = "/usr/bin/systemctl";
 /// See [`XL`].
+pub const LOADKEYS: &str = "/usr/bin/loadkeys";
+/// See [`XL`].
 pub const MODPROBE: &str = "/usr/sbin/modprobe";
 /// Where the layer with QEMU is mounted, beside those that are stacked.
 pub const MACHINES: &str = "/run/gasthaus/layers/machines";
