@@ -9,7 +9,7 @@ use boot_tests::{
     steps::{COMMAND_LIMIT, READY_LIMIT, boot_xen, done, guests, login, power_off, tell},
 };
 
-use super::{MENU_LIMIT, artifacts};
+use super::{MENU_LIMIT, artifacts, screens::assert_a_pc_is_used_in_a_browser};
 
 /// A guest of the catalogue and the file its image is.
 const FREEDOS: (&str, &str) = ("freedos", "freedos-1.4M.img");
@@ -83,6 +83,7 @@ fn the_kvm_entry_runs_the_same_guests_and_a_pc() {
     take_guests(&mut vm);
     for guest in names {
         start(&mut vm, guest, "kvm");
+        assert_a_pc_is_used_in_a_browser(&mut vm, guest);
     }
     // Asked, not switched off: then the image of what it wrote would be whole, too.
     let stopped = vm

@@ -124,7 +124,7 @@ pub fn assert_the_keyboard_is_german(vm: &mut Vm) {
 fn assert_a_layout_is_chosen_by_hand(vm: &mut Vm) {
     let unit = "systemctl show -P ConditionResult gasthaus-keymap";
     assert_eq!(done(vm, unit), "no");
-    let at_boot = "echo KEYMAP=dee >keymap && sudo -n cp --remove-destination keymap /etc/vconsole.conf && sudo -n systemctl start gasthaus-keymap; \
+    let at_boot = "echo KEYMAP=dee >/tmp/keymap && sudo -n cp --remove-destination /tmp/keymap /etc/vconsole.conf && sudo -n systemctl start gasthaus-keymap; \
                    sudo -n journalctl -o cat -u gasthaus-keymap";
     let told = "gasthaus: the keyboard's layout stays: there is no keyboard layout `dee` (did you mean `de`? `guests keymap` lists them)";
     let said = done(vm, at_boot);
@@ -168,6 +168,68 @@ fn other_page() -> u16 {
     port
 }
 
+/// Opens the page at the machine; its token.
+fn open_page(vm: &mut Vm) -> String {
+    let said = done(vm, "sudo -n guests page on");
+    let token = said.lines().find_map(|line| line.strip_prefix("token: "));
+    let token = token.unwrap_or_else(|| panic!("no token: {said}"));
+    token.trim().to_owned()
+}
+
+/// A browser at the page, and the page's address: from outside, by the machine's first card.
+fn browse(vm: &mut Vm) -> (Browser, String) {
+    lan::until(vm, "ip -4 -br address", |said| {
+        said.contains(&DOM0_ON_LAN.to_string())
+    });
+    let port = lan::way_to(vm, DOM0_ON_LAN, 8443);
+    let (browser, page) = (Browser::start(), format!("https://127.0.0.1:{port}/"));
+    browser.go(&page);
+    (browser, page)
+}
+
+/// How many dots of the picture in the page are lit: brighter than a half in some colour.
+const LIT: &str = "const canvas = document.querySelector('#line-place canvas'); if (!canvas?.width) return 0; \
+                   const dots = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data; let lit = 0; \
+                   for (let at = 0; at < dots.length; at += 4) if (Math.max(dots[at], dots[at + 1], dots[at + 2]) > 127) lit++; \
+                   return lit";
+
+/// A browser shows the screen of a PC that runs DOS, and what is typed there, the PC answers.
+pub fn assert_a_pc_is_used_in_a_browser(vm: &mut Vm, guest: &str) {
+    let token = open_page(vm);
+    let (browser, _) = browse(vm);
+    browser.type_into("#token", &format!("{token}{ENTER}"));
+    let row = format!("tr[data-guest={guest}]");
+    browser.wait_for(&format!("{row} .state"), "up", COMMAND_LIMIT);
+    browser.press(&format!("{row} [data-act=screen]"));
+    browser.wait_for("#line-state", "open", COMMAND_LIMIT);
+    let picture = artefact_dir().unwrap().join("kvm-page-screen.png");
+    let lit = |fits: &dyn Fn(u64) -> bool, what: &str| {
+        let deadline = Instant::now() + COMMAND_LIMIT;
+        loop {
+            let dots = browser.run(LIT).as_u64().unwrap_or(0);
+            if fits(dots) {
+                return dots;
+            }
+            if Instant::now() >= deadline {
+                browser.screenshot(&picture);
+                panic!("{what}: {dots} dots are lit: {}", picture.display());
+            }
+            thread::sleep(Duration::from_secs(1));
+        }
+    };
+    // A prompt alone is some twenty of them.
+    let before = lit(&|dots| dots > 20, "the screen of a PC");
+    // Nobody has pressed the mouse on it.
+    let has_keys = browser.run("return document.activeElement.tagName");
+    assert_eq!(has_keys, "CANVAS", "the screen has not got the keys");
+    browser.type_into("#line-place canvas", &format!("dir{ENTER}"));
+    // A line of a list is some hundred.
+    lit(&|dots| dots > before + 500, "an answer to `dir`");
+    browser.screenshot(&picture);
+    assert_eq!(browser.text("#trouble"), "");
+    done(vm, "sudo -n guests page off");
+}
+
 /// Nothing of the page is there until somebody opens it. Then a browser with the token sees the guests, types into a console, stops
 /// and starts a guest; a wrong token, no token, and another page get nothing.
 fn assert_the_house_opens_in_a_browser(vm: &mut Vm) {
@@ -177,18 +239,10 @@ fn assert_the_house_opens_in_a_browser(vm: &mut Vm) {
         run(vm, "systemctl is-active gasthaus-page").text,
         "inactive"
     );
-    let said = done(vm, "sudo -n guests page on");
-    let token = said.lines().find_map(|line| line.strip_prefix("token: "));
-    let token = token.unwrap_or_else(|| panic!("no token: {said}")).trim();
+    let token = open_page(vm);
     assert_eq!(run(vm, is_open).text, "1\n1");
-    wait_for_text(vm, 1, token, 1);
-    lan::until(vm, "ip -4 -br address show lan0", |said| {
-        said.contains(&DOM0_ON_LAN.to_string())
-    });
-    let port = lan::way_to(vm, DOM0_ON_LAN, 8443);
-    let browser = Browser::start();
-    let page = format!("https://127.0.0.1:{port}/");
-    browser.go(&page);
+    wait_for_text(vm, 1, &token, 1);
+    let (browser, page) = browse(vm);
     assert_eq!(
         browser.place(),
         format!("{page}login"),
@@ -235,8 +289,9 @@ fn assert_the_house_opens_in_a_browser(vm: &mut Vm) {
 
     // Another page at the same address: the browser sends the session's cookie along, since that knows no ports.
     let knock = format!(
-        "return new Promise((tell) => {{ const line = new WebSocket('wss://127.0.0.1:{port}/ws/console/debian'); \
-         line.onopen = () => tell('open'); line.onerror = () => tell('refused'); }})"
+        "return new Promise((tell) => {{ const line = new WebSocket('{}ws/console/debian'); \
+         line.onopen = () => tell('open'); line.onerror = () => tell('refused'); }})",
+        page.replacen("https", "wss", 1)
     );
     assert_eq!(browser.run(&knock), "open");
     browser.go(&format!("http://127.0.0.1:{}/", other_page()));

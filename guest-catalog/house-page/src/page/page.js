@@ -166,7 +166,10 @@ async function openScreen(name) {
   const screen = new RFB(place, address("screen", name));
   let open = true;
   screen.scaleViewport = true;
-  screen.addEventListener("connect", () => { byId("line-state").textContent = "open"; });
+  screen.addEventListener("connect", () => {
+    byId("line-state").textContent = "open";
+    screen.focus(); // what is typed is the guest's, as on a console
+  });
   screen.addEventListener("disconnect", () => { if (open) byId("line-state").textContent = "closed"; });
   end = () => {
     open = false;
