@@ -84,6 +84,8 @@ impl SiteFiles {
 pub struct Machines {
     packages: BTreeMap<String, Vec<String>>,
     keep: Vec<String>,
+    /// Packages that are unpacked although a recipe has them in dom0, too: QEMU looks for these files in the layer alone.
+    pub own: Vec<String>,
     /// Packages that are not unpacked, although dependencies name them.
     pub without: Vec<String>,
 }

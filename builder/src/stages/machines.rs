@@ -65,7 +65,7 @@ pub fn layer(
             .set(DOM0_SET)
             .iter()
             .any(|known| known.name == deb.name);
-        !in_dom0 && !wanted.without.contains(&deb.name)
+        (!in_dom0 || wanted.own.contains(&deb.name)) && !wanted.without.contains(&deb.name)
     };
     let own: Vec<&LocalDeb> = debs.set(MACHINES_SET).iter().filter(at_hand).collect();
     let filter = wanted.path_filter();
