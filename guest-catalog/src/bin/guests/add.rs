@@ -6,8 +6,10 @@ use crate::error::Failure;
 use crate::house::House;
 use crate::program::{self, CURL, NETWORKCTL};
 use crate::screens;
-use guest_catalog::address::{DEFAULT_BRIDGE, render_static_leases};
-use guest_catalog::{Catalogue, Entry, Guest, Source};
+use guest_catalog::address::{
+    DEFAULT_BRIDGE, QUIET_BRIDGE, render_quiet_network, render_static_leases,
+};
+use guest_catalog::{Catalogue, Entry, Guest, NetworkMode, Source};
 use sha2::{Digest as _, Sha256};
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
@@ -260,12 +262,12 @@ fn serve_leases(house: &House) {
     let Ok(catalogue) = house.catalogue() else {
         return; // told by whatever needs it next
     };
-    let folder = format!("etc/systemd/network/10-{DEFAULT_BRIDGE}.network.d");
-    let path = house.root().join(folder).join("guests.conf");
-    let text = render_static_leases(&catalogue, DEFAULT_BRIDGE);
-    let written = path.parent().map_or(Ok(()), fs::create_dir_all);
-    if let Err(error) = written.and_then(|()| fs::write(&path, text)) {
-        return println!("guests: no lease for the new guest: {error}");
+    for (path, text) in network_settings(&catalogue) {
+        let path = house.root().join("etc/systemd/network").join(path);
+        let written = path.parent().map_or(Ok(()), fs::create_dir_all);
+        if let Err(error) = written.and_then(|()| fs::write(&path, text)) {
+            return println!("guests: no lease for the new guest: {error}");
+        }
     }
     if Path::new(NETWORKCTL).exists()
         && let Err(failure) =
@@ -273,6 +275,23 @@ fn serve_leases(house: &House) {
     {
         println!("guests: {}", failure.in_one_line());
     }
+}
+
+/// networkd's files that name guests, below its folder, as the builder writes them: the house's leases, and where a guest is isolated
+/// the settings of that bridge with its own, which the image has only if such a guest was on board.
+fn network_settings(catalogue: &Catalogue) -> Vec<(String, String)> {
+    let mut files = vec![(
+        format!("10-{DEFAULT_BRIDGE}.network.d/guests.conf"),
+        render_static_leases(catalogue, DEFAULT_BRIDGE),
+    )];
+    let is_quiet = |entry: &Entry| entry.guest.network.mode == NetworkMode::Isolated;
+    if catalogue.entries().iter().any(is_quiet) {
+        files.push((
+            format!("10-{QUIET_BRIDGE}.network"),
+            render_quiet_network(catalogue),
+        ));
+    }
+    files
 }
 
 #[cfg(test)]
@@ -304,6 +323,23 @@ mod tests {
         assert_eq!(fs::read_to_string(kernel).unwrap(), "kernel");
         let again = add_in(&house, from.to_str().unwrap(), &staging(&house)).unwrap_err();
         assert_eq!(again.to_string(), "there is a guest `web` already");
+        assert_eq!(network_settings(&catalogue).len(), 1);
+    }
+
+    #[test]
+    fn an_isolated_guest_gets_its_network_where_there_was_none() {
+        let (dir, house, _) = house(&[("tiny", 10)]);
+        let from = dir.path().join("cell");
+        fs::create_dir_all(&from).unwrap();
+        fs::write(from.join("vmlinuz"), "kernel").unwrap();
+        let more = "source.builtin = \"tiny\"\nnetwork.mode = \"isolated\"";
+        fs::write(from.join(DEFINITION), definition("cell", more)).unwrap();
+        let entry = add_in(&house, from.to_str().unwrap(), &staging(&house)).unwrap();
+        assert_eq!(entry.address.unwrap().to_string(), "192.168.78.11");
+        let files = network_settings(&house.catalogue().unwrap());
+        let (path, text) = &files[1];
+        assert_eq!(path, "10-quiet0.network");
+        assert!(text.contains(&entry.mac.to_string()) && !files[0].1.contains("192.168.78"));
     }
 
     fn staging(house: &House) -> PathBuf {

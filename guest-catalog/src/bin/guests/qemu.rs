@@ -7,6 +7,7 @@ use crate::house::House;
 use crate::machines;
 use crate::program::{self, IP, QEMU};
 use crate::xl::{Domain, Toolstack};
+use guest_catalog::address::QUIET_BRIDGE;
 use guest_catalog::{Entry, screen, tap_name};
 use rustix::process::{Pid, Signal, kill_process, setpriority_pgrp};
 use serde_json::{Value, json};
@@ -231,9 +232,11 @@ impl Toolstack for Qemu<'_> {
             return Ok(());
         };
         let tap = tap_name(entry.mac);
-        let words = ["link", "set", "dev", &tap, "master", bridge, "up"];
         let purpose = format!("connect guest `{}`", entry.guest.name);
-        program::run(IP, &words, &purpose, ANSWER_LIMIT).map(drop)
+        for words in connecting(&tap, bridge) {
+            program::run(IP, &words, &purpose, ANSWER_LIMIT)?;
+        }
+        Ok(())
     }
 
     fn plug(&self, _: &str, _: &str, _: &str) -> Result<(), Failure> {
@@ -346,10 +349,34 @@ impl Monitor {
     }
 }
 
+/// What makes a card a port of a bridge, for `ip`. Isolated guests see dom0 alone, not each other: before the card is up.
+fn connecting<'a>(tap: &'a str, bridge: &'a str) -> Vec<Vec<&'a str>> {
+    let mut commands = vec![vec!["link", "set", "dev", tap, "master", bridge]];
+    if bridge == QUIET_BRIDGE {
+        let isolated = ["type", "bridge_slave", "isolated", "on"];
+        commands.push([&["link", "set", "dev", tap][..], &isolated].concat());
+    }
+    commands.push(vec!["link", "set", "dev", tap, "up"]);
+    commands
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn a_card_of_the_isolated_bridge_is_isolated_before_it_is_up() {
+        let said = |bridge| {
+            let commands = connecting("tap1", bridge).into_iter();
+            commands
+                .map(|words| words[4..].join(" "))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(said("guests0"), ["master guests0", "up"]);
+        let quiet = ["master quiet0", "type bridge_slave isolated on", "up"];
+        assert_eq!(said("quiet0"), quiet);
+    }
 
     #[test]
     fn the_monitor_is_asked_past_its_events() {
