@@ -108,6 +108,23 @@ impl Screenshot {
         differing as f64 / (self.rgb.len() / 3) as f64
     }
 
+    /// The share of pixels, 0 to 1, that are white among those of a part of the picture: its left and upper, and its right and lower
+    /// ends are shares of the picture's size.
+    #[must_use]
+    pub fn white_share(&self, from: (f64, f64), to: (f64, f64)) -> f64 {
+        let pixels = |share: f64, size: u32| (share.clamp(0.0, 1.0) * f64::from(size)) as usize;
+        let columns = pixels(from.0, self.width) * 3..pixels(to.0, self.width) * 3;
+        let rows = pixels(from.1, self.height)..pixels(to.1, self.height);
+        let lines = self.rgb.chunks_exact(self.width as usize * 3);
+        let lines = lines.skip(rows.start).take(rows.len());
+        let (mut white, mut all) = (0_usize, 0_usize);
+        for pixel in lines.flat_map(|line| line[columns.clone()].chunks_exact(3)) {
+            all += 1;
+            white += usize::from(pixel == [255; 3]);
+        }
+        white as f64 / all.max(1) as f64
+    }
+
     /// Writes the picture as a PNG.
     ///
     /// # Errors
@@ -175,6 +192,19 @@ mod tests {
             (palette.as_slice(), indices.as_slice()),
             (&[0, 0, 0, 255, 255, 255][..], &[0, 1][..])
         );
+    }
+
+    #[test]
+    fn white_is_counted_in_a_part_alone() {
+        let mut bytes = b"P6\n4 2\n255\n".to_vec();
+        for pixel in [0, 0, 255, 255, 0, 0, 0, 255] {
+            bytes.extend([pixel; 3]);
+        }
+        let shot = Screenshot::from_ppm(&bytes).unwrap();
+        assert_eq!(shot.white_share((0.0, 0.0), (1.0, 1.0)), 3.0 / 8.0);
+        assert_eq!(shot.white_share((0.5, 0.0), (1.0, 0.5)), 1.0);
+        assert_eq!(shot.white_share((-1.0, 0.5), (0.75, 2.0)), 0.0);
+        assert_eq!(shot.white_share((0.9, 0.9), (0.9, 0.9)), 0.0);
     }
 
     #[test]

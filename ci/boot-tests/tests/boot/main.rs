@@ -5,6 +5,7 @@
 
 mod network;
 mod other_guests;
+mod pointer;
 mod screens;
 
 use std::{

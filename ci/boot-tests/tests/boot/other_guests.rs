@@ -9,7 +9,10 @@ use boot_tests::{
     steps::{COMMAND_LIMIT, READY_LIMIT, boot_xen, done, guests, login, power_off, tell},
 };
 
-use super::{MENU_LIMIT, artifacts, screens::assert_a_pc_is_used_in_a_browser};
+use super::{
+    MENU_LIMIT, artifacts, pointer::assert_a_tablet_moves_a_pcs_pointer,
+    screens::assert_a_pc_is_used_in_a_browser,
+};
 
 /// A guest of the catalogue and the file its image is.
 const FREEDOS: (&str, &str) = ("freedos", "freedos-1.4M.img");
@@ -85,6 +88,7 @@ fn the_kvm_entry_runs_the_same_guests_and_a_pc() {
         start(&mut vm, guest, "kvm");
         assert_a_pc_is_used_in_a_browser(&mut vm, guest);
     }
+    assert_a_tablet_moves_a_pcs_pointer(&mut vm);
     // Asked, not switched off: then the image of what it wrote would be whole, too.
     let stopped = vm
         .run("sudo -n guests stop debian", 2 * COMMAND_LIMIT)

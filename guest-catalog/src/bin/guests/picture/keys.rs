@@ -1,17 +1,19 @@
 //! Keyboards, mice and what else moves a pointer, as the kernel's evdev tells of them (`linux/input.h`: 24 bytes for each event), for the guest in front.
 //!
 //! They are listened to only while the guest is in front. The kernel goes on looking after Ctrl+Alt+F1 and its like itself, so those
-//! are not passed on; a guest that is left has all its keys up.
+//! are not passed on; a guest that is left has all its keys up. A device that is plugged in meanwhile is listened to as well.
 use super::pointer::{Heard, Pointer, WHOLE};
 use super::rfb::Screen;
 use crate::house::House;
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, inotify};
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 
+const FOLDER: &str = "dev/input";
 const EVENT_BYTES: usize = 24;
 /// More than a house has.
 const MAX_DEVICES: usize = 32;
@@ -34,6 +36,8 @@ const WHEEL_DOWN: u8 = 16;
 /// Open devices, and what is held down on them.
 pub struct Input {
     devices: Vec<Device>,
+    /// Has something to say when there is a new one.
+    news: Option<OwnedFd>,
     held: BTreeSet<u16>,
     /// Since the last report of a device: how far the pointer went, and where it is, if that was told.
     moved: (i32, i32),
@@ -45,6 +49,7 @@ pub struct Input {
 
 /// One of them.
 pub struct Device {
+    name: OsString,
     file: File,
     pointer: Pointer,
 }
@@ -91,6 +96,15 @@ fn scan_code(code: u16) -> Option<u8> {
     }
 }
 
+/// Tells of every node that is made where devices have theirs.
+fn watch(house: &House) -> io::Result<OwnedFd> {
+    let flags = inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC;
+    let watch = inotify::init(flags)?;
+    let folder = house.root().join(FOLDER);
+    inotify::add_watch(&watch, &folder, inotify::WatchFlags::CREATE)?;
+    Ok(watch)
+}
+
 /// F1 to F12.
 fn is_function_key(code: u16) -> bool {
     matches!(code, 59..=68 | 87 | 88)
@@ -99,33 +113,62 @@ fn is_function_key(code: u16) -> bool {
 impl Input {
     /// Opens all devices there are.
     pub fn open(house: &House) -> Self {
-        let folder = house.root().join("dev/input");
-        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-        let is_event =
-            |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("event");
-        let open = |entry: std::fs::DirEntry| {
-            let flags = OFlags::NONBLOCK.bits() as i32;
-            let opened = OpenOptions::new()
-                .read(true)
-                .custom_flags(flags)
-                .open(entry.path());
-            let file = opened.ok()?; // gone again
-            let name = entry.file_name();
-            let pointer = Pointer::of(house, &name.to_string_lossy(), &file);
-            Some(Device { file, pointer })
-        };
-        Self {
-            devices: entries
-                .filter(is_event)
-                .filter_map(open)
-                .take(MAX_DEVICES)
-                .collect(),
+        let mut input = Self {
+            devices: Vec::new(),
+            // Before the first look, so that none is missed.
+            news: watch(house).ok(),
             held: BTreeSet::new(),
             moved: (0, 0),
             place: None,
             rest: (0, 0),
             buttons: 0,
+        };
+        input.open_new(house);
+        input
+    }
+
+    /// Opens those that are not open yet.
+    fn open_new(&mut self, house: &House) {
+        let entries = std::fs::read_dir(house.root().join(FOLDER));
+        for entry in entries.into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let is_event = name.to_string_lossy().starts_with("event");
+            let is_open = self.devices.iter().any(|device| device.name == name);
+            if !is_event || is_open || self.devices.len() >= MAX_DEVICES {
+                continue;
+            }
+            let opened = OpenOptions::new()
+                .read(true)
+                .custom_flags(OFlags::NONBLOCK.bits() as i32)
+                .open(entry.path());
+            let Ok(file) = opened else {
+                continue; // gone again
+            };
+            let pointer = Pointer::of(house, &name.to_string_lossy(), &file);
+            self.devices.push(Device {
+                name,
+                file,
+                pointer,
+            });
         }
+    }
+
+    /// What is to be waited for beside the devices.
+    pub fn news(&self) -> Option<BorrowedFd<'_>> {
+        self.news.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Takes in what was plugged in, after [`Input::news`] had something to say.
+    pub fn take_new(&mut self, house: &House) {
+        // Which ones does not matter: all are looked at.
+        let mut told = [0; 4096];
+        while self
+            .news
+            .as_ref()
+            .is_some_and(|news| rustix::io::read(news, &mut told).is_ok_and(|count| count > 0))
+        {
+        }
+        self.open_new(house);
     }
 
     /// The devices, to be waited for.
@@ -305,6 +348,10 @@ mod tests {
         std::fs::write(dir.path().join("dev/input/mice"), "x").unwrap();
         let mut input = Input::open(&House::at(dir.path()));
         assert_eq!(input.devices().len(), 1);
+        std::fs::write(dir.path().join("dev/input/event4"), "").unwrap();
+        input.take_new(&House::at(dir.path()));
+        input.take_new(&House::at(dir.path()));
+        assert_eq!(input.devices().len(), 2);
         input.pass(&[true], &mut screen, &|_, _| (0, 0)).unwrap();
         input.let_go(&mut screen).unwrap();
         drop(screen);

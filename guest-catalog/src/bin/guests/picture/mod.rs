@@ -131,6 +131,8 @@ fn try_serve(
                     .iter()
                     .map(|device| PollFd::new(device, PollFlags::IN)),
             );
+            let news = input.as_ref().and_then(Input::news);
+            waiting.extend(news.map(|news| PollFd::from_borrowed_fd(news, PollFlags::IN)));
             let limit = again.map(|time| time.saturating_duration_since(Instant::now()));
             wait(&mut waiting, limit)?
         };
@@ -155,7 +157,11 @@ fn try_serve(
         }
         if let Some(input) = &mut input {
             let under = |screen: &Screen, place| frame.under(screen.size(), place);
+            let is_new = devices.get(input.devices().len()).copied();
             input.pass(devices, screen, &under)?;
+            if is_new.unwrap_or(false) {
+                input.take_new(house);
+            }
         }
     }
 }
