@@ -114,7 +114,7 @@ fn press(vm: &mut Vm, keys: &[&str]) {
 
 /// The layout of a German keyboard has Y where others have Z: the boot named it, and the house's log-in prompt hears it.
 pub fn assert_the_keyboard_is_german(vm: &mut Vm) {
-    let unit = "systemctl show -P ActiveState gasthaus-keymap";
+    let unit = "systemctl show --no-pager -P ActiveState gasthaus-keymap";
     lan::until(vm, unit, |said| said == "active");
     press(vm, &["y", "z"]);
     wait_for_text(vm, 1, "login: zy", 1);
@@ -122,10 +122,10 @@ pub fn assert_the_keyboard_is_german(vm: &mut Vm) {
 
 /// Without a word about it no layout is loaded; one that does not exist is told at the machine, by the recipe's way and by the command's.
 fn assert_a_layout_is_chosen_by_hand(vm: &mut Vm) {
-    let unit = "systemctl show -P ConditionResult gasthaus-keymap";
+    let unit = "systemctl show --no-pager -P ConditionResult gasthaus-keymap";
     assert_eq!(done(vm, unit), "no");
     let at_boot = "echo KEYMAP=dee >/tmp/keymap && sudo -n cp --remove-destination /tmp/keymap /etc/vconsole.conf && sudo -n systemctl start gasthaus-keymap; \
-                   sudo -n journalctl -o cat -u gasthaus-keymap";
+                   sudo -n journalctl --no-pager -o cat -u gasthaus-keymap";
     let told = "gasthaus: the keyboard's layout stays: there is no keyboard layout `dee` (did you mean `de`? `guests keymap` lists them)";
     let said = done(vm, at_boot);
     // On the console, which is this one, and in the journal.
