@@ -3,6 +3,7 @@
 //! A boot takes a minute or two under QEMU's interpreter, so each one proves as many lines as it can. Serial logs and
 //! screenshots stay in `target/boot-tests/`.
 
+mod isolated;
 mod network;
 mod other_guests;
 mod pointer;

@@ -10,8 +10,8 @@ use boot_tests::{
 };
 
 use super::{
-    MENU_LIMIT, artifacts, pointer::assert_a_tablet_moves_a_pcs_pointer,
-    screens::assert_a_pc_is_used_in_a_browser,
+    MENU_LIMIT, artifacts, isolated::assert_isolated_guests_of_kvm_are_alone,
+    pointer::assert_a_tablet_moves_a_pcs_pointer, screens::assert_a_pc_is_used_in_a_browser,
 };
 
 /// A guest of the catalogue and the file its image is.
@@ -83,6 +83,7 @@ fn the_kvm_entry_runs_the_same_guests_and_a_pc() {
         shown.contains("/usr/bin/qemu-system-x86_64 -name tiny ") && shown.contains("-accel kvm"),
         "{shown}"
     );
+    assert_isolated_guests_of_kvm_are_alone(&mut vm);
     take_guests(&mut vm);
     for guest in names {
         start(&mut vm, guest, "kvm");
