@@ -39,6 +39,13 @@ impl Mac {
         Self([0x00, 0x16, 0x3e, digest[0] & 0x7f, digest[1], digest[2]])
     }
 
+    /// The address of the same card in the house whose wired card is `house`: on one LAN there may be many houses of one image.
+    #[must_use]
+    pub fn in_house(self, house: Self) -> Self {
+        let digest = Sha256::digest([self.0, house.0].concat());
+        Self([0x00, 0x16, 0x3e, digest[0] & 0x7f, digest[1], digest[2]])
+    }
+
     /// Reads six pairs of hex digits with `:` between them.
     pub fn parse(text: &str) -> Option<Self> {
         let mut bytes = [0; 6];
@@ -88,7 +95,8 @@ pub fn mac(guest: &Guest) -> Mac {
         .unwrap_or_else(|| Mac::from_name(guest.name.as_str()))
 }
 
-/// The hardware address of `guest`'s card on the LAN, if it is to have one: the fixed one, else a derived one.
+/// The hardware address of `guest`'s card on the LAN, if it is to have one: the fixed one, else a derived one, from which each
+/// house derives its own ([`Mac::in_house`]).
 pub fn lan_mac(guest: &Guest) -> Option<Mac> {
     guest.network.joins_lan().then(|| {
         let fixed = guest.network.lan_mac.as_deref().and_then(Mac::parse);

@@ -77,11 +77,11 @@ fn tell_lan(house: &House, entries: &[Entry], rows: &mut [Row]) {
     let cards: Vec<Mac> = entries
         .iter()
         .zip(rows.iter())
-        .filter_map(|(entry, row)| entry.lan_mac.filter(|_| runs(row)))
+        .filter_map(|(entry, row)| house.lan_mac(entry).filter(|_| runs(row)))
         .collect();
     let found = lan_leases::confirmed(house, &cards);
     for (entry, row) in entries.iter().zip(rows).filter(|(_, row)| runs(row)) {
-        row.lan_address = entry.lan_mac.and_then(|mac| found.get(&mac).copied());
+        row.lan_address = house.lan_mac(entry).and_then(|mac| found.get(&mac).copied());
     }
 }
 

@@ -2,6 +2,7 @@
 use crate::error::Failure;
 use crate::machines;
 use crate::program::{MACHINES, QEMU};
+use guest_catalog::address::Mac;
 use guest_catalog::{
     BootFrom, Catalogue, Entry, Guest, Mode, Placement, QemuHouse, QemuPlace, render_qemu,
     render_xl,
@@ -12,6 +13,8 @@ use std::time::Duration;
 
 /// How many times as long as elsewhere a guest may take to come up on an emulated processor.
 const SLOW_PATIENCE: u32 = 4;
+/// Has the hardware address of the first card that joined the LAN.
+const LAN_CARD: &str = "lan-card";
 
 /// Paths of one house; tests use another root.
 #[derive(Debug, Clone)]
@@ -77,6 +80,26 @@ impl House {
     /// All guests.
     pub fn catalogue(&self) -> Result<Catalogue, Failure> {
         Ok(Catalogue::read_dir(&self.guests())?)
+    }
+
+    /// Hardware address of the guest's card on the LAN, if it is to have one. Two houses of one image on one LAN give different ones.
+    pub fn lan_mac(&self, entry: &Entry) -> Option<Mac> {
+        let mac = entry.lan_mac?;
+        if entry.guest.network.lan_mac.is_some() {
+            return Some(mac);
+        }
+        let card = Mac::parse(self.read(&format!("run/gasthaus/{LAN_CARD}")).trim());
+        Some(card.map_or(mac, |card| mac.in_house(card)))
+    }
+
+    /// Notes the first card that joined the LAN's bridge: guests' addresses there stay when another one takes its place.
+    pub fn note_lan_card(&self, mac: &str) -> std::io::Result<()> {
+        let note = self.run(LAN_CARD);
+        if note.exists() {
+            return Ok(());
+        }
+        fs::create_dir_all(self.run(""))?;
+        fs::write(note, mac)
     }
 
     /// Number of folders with a guest definition, for the ready line when the catalogue cannot be read.

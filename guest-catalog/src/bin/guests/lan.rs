@@ -198,6 +198,9 @@ impl<'h> Lan<'h> {
         self.failed = outcome.is_err();
         match outcome {
             Ok(()) => {
+                if let Err(error) = self.house.note_lan_card(&card.mac) {
+                    println!("guests: cannot note the LAN's card: {error}");
+                }
                 println!("guests: {} joins the LAN's bridge {LAN_BRIDGE}", card.name);
                 self.port = Some(card.name.clone());
             }
@@ -219,7 +222,9 @@ impl<'h> Lan<'h> {
             let entry = entries
                 .clone()
                 .find(|entry| entry.guest.name.as_str() == name);
-            let Some((entry, mac)) = entry.and_then(|entry| Some((entry, entry.lan_mac?))) else {
+            let Some((entry, mac)) =
+                entry.and_then(|entry| Some((entry, self.house.lan_mac(entry)?)))
+            else {
                 continue;
             };
             if Record::load(self.house, &entry.guest.name).state != State::Up {

@@ -49,7 +49,9 @@ impl Listener {
         let entries = catalogue.entries().iter();
         Ok(Self {
             socket: socket.into(),
-            guests: entries.filter_map(|entry| Some(entry.lan_mac?.0)).collect(),
+            guests: entries
+                .filter_map(|entry| Some(house.lan_mac(entry)?.0))
+                .collect(),
             asked: asked(house),
             house: house.clone(),
         })

@@ -1,6 +1,7 @@
 use super::*;
 use crate::testing::{ListTools, house};
 use crate::xl::Domain;
+use guest_catalog::address::Mac;
 use std::path::Path;
 
 fn card(name: &str, carrier: bool, routed: bool) -> Card {
@@ -120,8 +121,16 @@ fn guests_that_are_up_get_their_second_card_once() {
     lan.plug_guests();
     assert_eq!(tools.log(), [""; 0]);
     enter(State::Up).unwrap();
+    assert_eq!(house.lan_mac(first), first.lan_mac);
+    for card in ["02:00:00:00:00:01", "02:00:00:00:00:02"] {
+        house.note_lan_card(card).unwrap();
+    }
     lan.plug_guests();
-    let plugged = format!("plug one {} lan0", first.lan_mac.unwrap());
+    // Another house's would be another one; a card that takes the first one's place changes nothing.
+    let derived = first.lan_mac.unwrap();
+    let [here, there] = [1, 2].map(|last| derived.in_house(Mac([2, 0, 0, 0, 0, last])));
+    assert!(here != derived && here != there);
+    let plugged = format!("plug one {here} lan0");
     assert_eq!(tools.log(), [plugged.as_str()]);
     add_card(dir.path(), "vif1.1", 20, "1\n");
     lan.plug_guests();
