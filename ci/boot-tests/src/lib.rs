@@ -32,7 +32,7 @@ mod vm;
 pub use console::{Console, Output};
 pub use error::HarnessError;
 pub use host::{artefact_dir, require_tool, run};
-pub use qemu::{Firmware, Medium, Qemu};
+pub use qemu::{Cable, Firmware, Medium, Qemu};
 pub use qmp::Qmp;
 pub use screen::Screenshot;
 pub use vm::{Boot, BootEnd, Vm};

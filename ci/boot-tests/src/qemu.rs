@@ -6,6 +6,7 @@
 
 use std::{
     env, fs,
+    net::{Ipv4Addr, UdpSocket},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -57,6 +58,31 @@ pub enum Medium {
     KeptUsb,
 }
 
+/// One end of a cable between two machines with nothing else on it: Ethernet frames as UDP datagrams on the loopback address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cable {
+    /// UDP port of this end.
+    pub here: u16,
+    /// UDP port of the other end.
+    pub there: u16,
+    /// Last byte of the card's hardware address: QEMU gives the first card of every machine the same one.
+    pub mac: u8,
+}
+
+impl Cable {
+    /// The two ends of a cable.
+    ///
+    /// # Errors
+    /// When there are no free ports.
+    pub fn pair() -> std::io::Result<[Self; 2]> {
+        let free = || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0));
+        let (one, other) = (free()?, free()?);
+        let (here, there) = (one.local_addr()?.port(), other.local_addr()?.port());
+        let end = |here, there, mac| Self { here, there, mac };
+        Ok([end(here, there, 1), end(there, here, 2)])
+    }
+}
+
 /// A machine that has not been started yet.
 #[derive(Clone, Debug)]
 pub struct Qemu {
@@ -66,6 +92,7 @@ pub struct Qemu {
     memory_mib: u32,
     nics: Vec<String>,
     forwards: Vec<(u16, u16)>,
+    cable: Option<Cable>,
     kernel: Option<(PathBuf, PathBuf, String)>,
 }
 
@@ -81,6 +108,7 @@ impl Qemu {
             memory_mib: 2048,
             nics: Vec::new(),
             forwards: Vec::new(),
+            cable: None,
             kernel: None,
         }
     }
@@ -110,6 +138,13 @@ impl Qemu {
     #[must_use]
     pub fn forward(mut self, host_port: u16, guest_port: u16) -> Self {
         self.forwards.push((host_port, guest_port));
+        self
+    }
+
+    /// Adds a network card on a cable to another machine.
+    #[must_use]
+    pub fn cable(mut self, cable: Cable) -> Self {
+        self.cable = Some(cable);
         self
     }
 
@@ -257,6 +292,21 @@ impl Qemu {
             // No boot ROM: the network is not what these machines start from.
             args.extend(["-netdev".into(), netdev, "-device".into()]);
             args.push(format!("{model},netdev=net{index},romfile="));
+        }
+        if let Some(Cable { here, there, mac }) = self.cable {
+            let end = |which: &str, port: u16| {
+                format!("{which}.type=inet,{which}.host=127.0.0.1,{which}.port={port}")
+            };
+            args.push("-netdev".into());
+            args.push(format!(
+                "dgram,id=cable,{},{}",
+                end("local", here),
+                end("remote", there)
+            ));
+            args.push("-device".into());
+            args.push(format!(
+                "virtio-net-pci,netdev=cable,mac=52:54:00:ca:b1:{mac:02x},romfile="
+            ));
         }
         args
     }

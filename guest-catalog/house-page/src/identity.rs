@@ -18,7 +18,7 @@ use std::sync::Arc;
 use subtle::ConstantTimeEq as _;
 
 /// Crockford's digits: none looks like another, all can be typed on any keyboard.
-const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+pub const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 /// 26 digits of 5 bits: 130 bits.
 const TOKEN_DIGITS: usize = 26;
 /// Digits between two dashes, for the eye.
@@ -119,7 +119,7 @@ pub fn random<const N: usize>() -> Result<[u8; N], PageError> {
 }
 
 /// A token as it was made: dashes and capital letters are for people.
-fn plain(token: &str) -> String {
+pub fn plain(token: &str) -> String {
     let signs = token.chars().filter(|c| !c.is_whitespace() && *c != '-');
     signs.map(|c| c.to_ascii_lowercase()).collect()
 }
@@ -163,7 +163,11 @@ fn certificate(dir: &Path) -> Result<(Vec<u8>, Vec<u8>), PageError> {
     Ok((der, key_der))
 }
 
-fn tls(certificate: Vec<u8>, key: Vec<u8>) -> Result<ServerConfig, rustls::Error> {
+/// TLS 1.3 with this certificate.
+///
+/// # Errors
+/// When certificate and key do not go together.
+pub fn tls(certificate: Vec<u8>, key: Vec<u8>) -> Result<ServerConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?

@@ -11,6 +11,7 @@
 //! | `routes.rs`, `session.rs` | who may do what; the answers |
 //! | `guests.rs`, `bridge.rs` | asks `guests`; consoles and screens by websocket |
 //! | `files.rs`, `page/` | the page |
+//! | `travel/` | the line between two houses that a guest moves along, for `guests migrate` and `receive` |
 #![forbid(unsafe_code)]
 mod bridge;
 mod config;
@@ -22,6 +23,7 @@ mod identity;
 mod routes;
 mod server;
 mod session;
+mod travel;
 
 use clap::{Args, Parser, Subcommand};
 use config::Config;
@@ -30,7 +32,6 @@ use guests::{House, Places};
 use identity::{Identity, NOTICE};
 use routes::Site;
 use sd_notify::NotifyState;
-use std::error::Error as _;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -38,6 +39,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use travel::TravelError;
 
 /// Serves the house in a browser.
 #[derive(Parser)]
@@ -60,6 +62,10 @@ enum Command {
         #[arg(long, default_value = RUN)]
         run: PathBuf,
     },
+    /// Wait for a guest from another house (`guests receive` calls this)
+    Receive(travel::Receive),
+    /// Lead to another house, for `xl migrate` (`guests migrate` calls this)
+    Send(travel::Send),
 }
 
 const CONFIG: &str = "/etc/gasthaus/page.conf";
@@ -85,10 +91,19 @@ struct Serve {
 }
 
 fn main() -> ExitCode {
-    let outcome = match Arguments::parse().command {
-        Command::Serve(serve) => run(&serve),
-        Command::Close { config, run } => close(&config, &run),
-    };
+    match Arguments::parse().command {
+        Command::Serve(serve) => tell(run(&serve), PageError::hint),
+        Command::Close { config, run } => tell(close(&config, &run), PageError::hint),
+        Command::Receive(wanted) => tell(block_on(travel::receive(&wanted)), TravelError::hint),
+        Command::Send(journey) => tell(block_on(travel::send(&journey)), TravelError::hint),
+    }
+}
+
+/// Tells what went wrong, its causes, and what can be done.
+fn tell<E: std::error::Error>(
+    outcome: Result<(), E>,
+    hint: impl Fn(&E) -> Option<&'static str>,
+) -> ExitCode {
     let Err(error) = outcome else {
         return ExitCode::SUCCESS;
     };
@@ -98,10 +113,21 @@ fn main() -> ExitCode {
         eprintln!("  because: {error}");
         cause = error.source();
     }
-    if let Some(hint) = error.hint() {
+    if let Some(hint) = hint(&error) {
         eprintln!("hint: {hint}");
     }
     ExitCode::FAILURE
+}
+
+fn block_on<E: From<PageError>>(work: impl Future<Output = Result<(), E>>) -> Result<(), E> {
+    // One thread: it has little to do, and dom0's processors are for the guests.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(PageError::Start)?;
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_background();
+    outcome
 }
 
 /// After the end of `serve`, however it ended. Certificate and token stay: who knows them need not learn others.
@@ -119,14 +145,7 @@ fn close(config: &Path, run: &Path) -> Result<(), PageError> {
 
 fn run(serve: &Serve) -> Result<(), PageError> {
     let config = Config::load(&serve.config)?;
-    // One thread: it has little to do, and dom0's processors are for the guests.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(PageError::Start)?;
-    let outcome = runtime.block_on(serve_until_told(serve, config));
-    runtime.shutdown_background();
-    outcome
+    block_on(serve_until_told(serve, config))
 }
 
 async fn serve_until_told(serve: &Serve, config: Config) -> Result<(), PageError> {

@@ -4,6 +4,7 @@
 //! screenshots stay in `target/boot-tests/`.
 
 mod isolated;
+mod journey;
 mod network;
 mod other_guests;
 mod pointer;

@@ -7,7 +7,7 @@ use crate::resize::{self, Change};
 use crate::start::{self, Manner, Starter};
 use crate::state::{Record, State};
 use crate::xl::{Domain, toolstack};
-use crate::{logs, saved, screen, screens, terminal};
+use crate::{logs, migrate, saved, screen, screens, terminal};
 use guest_catalog::address::Mac;
 use guest_catalog::{Catalogue, Entry, Mode};
 use serde::Serialize;
@@ -81,7 +81,9 @@ fn tell_lan(house: &House, entries: &[Entry], rows: &mut [Row]) {
         .collect();
     let found = lan_leases::confirmed(house, &cards);
     for (entry, row) in entries.iter().zip(rows).filter(|(_, row)| runs(row)) {
-        row.lan_address = house.lan_mac(entry).and_then(|mac| found.get(&mac).copied());
+        row.lan_address = house
+            .lan_mac(entry)
+            .and_then(|mac| found.get(&mac).copied());
     }
 }
 
@@ -174,8 +176,23 @@ fn table(rows: &[Row]) -> String {
 
 /// Starts one guest and waits for it.
 pub fn start(house: &House, name: &str) -> Result<String, Failure> {
+    start_in(house, name, None)
+}
+
+/// The same in one of its modes, if it is said which.
+pub fn start_in(house: &House, name: &str, wanted: Option<&str>) -> Result<String, Failure> {
     let catalogue = house.catalogue()?;
     let entry = catalogue.find(name)?;
+    let known = |word: &str| entry.guest.modes.iter().find(|mode| mode.as_str() == word);
+    let only = wanted
+        .map(|word| {
+            known(word).copied().ok_or_else(|| Failure::NoMode {
+                guest: name.to_owned(),
+                found: word.to_owned(),
+                modes: entry.guest.modes.clone(),
+            })
+        })
+        .transpose()?;
     need_hypervisor(house)?;
     saved::refuse_saved(house, &catalogue, name)?;
     // Started by hand: old deaths are forgiven.
@@ -184,7 +201,9 @@ pub fn start(house: &House, name: &str) -> Result<String, Failure> {
         record.restarts = 0;
         record.enter(house, &entry.guest.name, State::Stopped, None)?;
     }
-    let mode = Starter::new(house, &*toolstack(house)).start(entry, &|| {})?;
+    let mode = Starter::new(house, &*toolstack(house))
+        .only(only)
+        .start(entry, &|| {})?;
     let address = entry
         .address
         .map(|address| format!(" at {address}"))
@@ -232,6 +251,34 @@ pub fn restore(house: &House, name: &str) -> Result<String, Failure> {
     let secs = took.as_secs_f64();
     Ok(format!(
         "guest `{name}` goes on in mode {mode}, after {secs:.1} s\n"
+    ))
+}
+
+/// Moves a guest to the house at `there`, which showed `code`.
+pub fn migrate(house: &House, name: &str, there: &str, code: &str) -> Result<String, Failure> {
+    let catalogue = house.catalogue()?;
+    let entry = catalogue.find(name)?;
+    need_hypervisor(house)?;
+    let journey = migrate::migrate(house, entry, there, code)?;
+    let secs = journey.took.as_secs_f64();
+    let stood = match journey.downtime {
+        Some(downtime) => format!("stood still for at most {} ms", downtime.as_millis()),
+        None => "how long it stood still is not known".to_owned(),
+    };
+    Ok(format!(
+        "guest `{name}` moved to {there} in {secs:.1} s; {stood}\n"
+    ))
+}
+
+/// Waits for a guest from another house.
+pub fn receive(house: &House, name: &str, wait_secs: u64) -> Result<String, Failure> {
+    let catalogue = house.catalogue()?;
+    let entry = catalogue.find(name)?;
+    need_hypervisor(house)?;
+    let wait = Duration::from_secs(wait_secs);
+    let mode = migrate::receive(house, &catalogue, entry, wait)?;
+    Ok(format!(
+        "guest `{name}` came from another house and goes on in mode {mode}\n"
     ))
 }
 

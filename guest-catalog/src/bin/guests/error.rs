@@ -75,6 +75,29 @@ pub enum Failure {
     IsSaved { guest: String },
     #[error("guest `{guest}` is not saved")]
     NotSaved { guest: String },
+    #[error("guest `{guest}` has no mode `{found}`")]
+    NoMode {
+        guest: String,
+        found: String,
+        modes: Vec<Mode>,
+    },
+    #[error("`{found}` is no address of the other house")]
+    HouseName { found: String },
+    #[error("guest `{guest}` cannot move: {why}")]
+    Rooted { guest: String, why: &'static str },
+    #[error("guest `{guest}` did not move: {why}")]
+    NotMoved {
+        guest: String,
+        why: String,
+        hint: Option<String>,
+    },
+    #[error("guest `{guest}` did not come ({status})")]
+    NotReceived {
+        guest: String,
+        status: std::process::ExitStatus,
+    },
+    #[error("guest `{guest}` runs in this house: another one cannot come in its place")]
+    Occupied { guest: String },
     #[error("saving guest `{guest}` needs {needed_mib} MiB in `{}`, {free_mib} MiB are free", path.display())]
     Room {
         guest: String,
@@ -160,6 +183,18 @@ impl Failure {
                 "`guests restore {guest}` lets it go on; `guests stop {guest}` throws away what was saved"
             )),
             Self::NotSaved { guest } => Some(format!("`guests start {guest}` starts it anew")),
+            Self::NoMode { modes, .. } => {
+                let modes: Vec<&str> = modes.iter().map(|mode| mode.as_str()).collect();
+                Some(format!("its definition has {}", modes.join(", ")))
+            }
+            Self::HouseName { .. } => {
+                Some("give an address or a name, with `:PORT` where `guests receive` says another".into())
+            }
+            Self::NotMoved { hint, .. } => hint.clone(),
+            Self::NotReceived { .. } => {
+                Some("`guests receive` again gives a new code; the guest goes on at its house".into())
+            }
+            Self::Occupied { guest } => Some(format!("`guests stop {guest}` makes room")),
             Self::Room { .. } => Some(
                 "it would lie in dom0's memory; stop another guest, or start the machine with more `dom0_mem=`"
                     .into(),

@@ -20,6 +20,7 @@ mod lan_leases;
 mod logs;
 mod loopdev;
 mod machines;
+mod migrate;
 mod page;
 mod picture;
 mod program;
@@ -66,6 +67,9 @@ enum Command {
     /// Start a guest and wait until it is up
     Start {
         name: String,
+        /// In this mode alone, one of its definition: pvh, pv, hvm or kvm
+        #[arg(long)]
+        mode: Option<String>,
         /// Print the guest's line of the list as JSON
         #[arg(long)]
         json: bool,
@@ -103,6 +107,24 @@ enum Command {
         /// Print the guest's line of the list as JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Move a running guest to another house, where `guests receive` waits for it
+    Migrate {
+        name: String,
+        /// Address of the other house, as it says
+        house: String,
+        /// The code it shows
+        code: String,
+        /// Print the guest's line of the list as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Wait for a guest that another house sends, and take it in
+    Receive {
+        name: String,
+        /// How long to wait
+        #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+        wait_secs: u64,
     },
     /// Change a guest's memory or processors
     Resize {
@@ -207,7 +229,9 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Up => up::run(&house),
         Command::List { json } => commands::list(&house, json),
-        Command::Start { name, json } => done(&house, json, &name, commands::start),
+        Command::Start { name, mode, json } => done(&house, json, &name, |house, name| {
+            commands::start_in(house, name, mode.as_deref())
+        }),
         Command::Stop { name, now, json } => done(&house, json, &name, |house, name| {
             commands::stop(house, name, now)
         }),
@@ -216,6 +240,17 @@ fn run(command: Command) -> Result<(), Failure> {
         }),
         Command::Save { name, json } => done(&house, json, &name, commands::save),
         Command::Restore { name, json } => done(&house, json, &name, commands::restore),
+        Command::Migrate {
+            name,
+            house: there,
+            code,
+            json,
+        } => done(&house, json, &name, |house, name| {
+            commands::migrate(house, name, &there, &code)
+        }),
+        Command::Receive { name, wait_secs } => done(&house, false, &name, |house, name| {
+            commands::receive(house, name, wait_secs)
+        }),
         Command::Resize {
             name,
             memory_mib,

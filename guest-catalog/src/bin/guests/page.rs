@@ -103,7 +103,7 @@ fn start(house: &House) -> Result<Notice, Failure> {
 }
 
 /// The addresses that others may have a way to: not those for the guests alone.
-fn outer(addresses: &[Ipv4Addr]) -> Vec<Ipv4Addr> {
+pub fn outer(addresses: &[Ipv4Addr]) -> Vec<Ipv4Addr> {
     let own = [BRIDGE_ADDRESS, QUIET_ADDRESS];
     let outer = addresses.iter().filter(|address| !own.contains(address));
     outer.copied().collect()

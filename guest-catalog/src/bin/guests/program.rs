@@ -35,6 +35,8 @@ pub const SYSTEMCTL: &str = "/usr/bin/systemctl";
 pub const LOADKEYS: &str = "/usr/bin/loadkeys";
 /// See [`XL`].
 pub const MODPROBE: &str = "/usr/sbin/modprobe";
+/// What serves the page, and carries a guest to another house.
+pub const HOUSE_PAGE: &str = "/usr/lib/gasthaus/house-page";
 /// Where the layer with QEMU is mounted, beside those that are stacked.
 pub const MACHINES: &str = "/run/gasthaus/layers/machines";
 /// See [`XL`]; in that layer.
@@ -70,18 +72,8 @@ pub fn run(
             .map_err(std::io::Error::from)
     };
     let (mut out, mut err) = (unnamed().map_err(failed)?, unnamed().map_err(failed)?);
-    let mut command = Command::new(&*direct(program));
-    if program == QEMU || (program == XL && std::path::Path::new(LIBRARIES).exists()) {
-        command.env("LD_LIBRARY_PATH", LIBRARIES); // xl hands it on to the device model
-    }
-    let mut child = command
+    let mut child = command(program)
         .args(args)
-        .env("LC_ALL", "C")
-        // For what they start in turn, Xen's device scripts: before systemd there is none.
-        .env("PATH", PATH)
-        // libdevmapper: make the nodes in /dev/mapper yourself and wait for nobody. Without it, it trusts udev to make
-        // them even where `--noudevrules` tells udev not to, and no node appears.
-        .env("DM_DISABLE_UDEV", "1")
         .stdin(Stdio::null())
         .stdout(out.try_clone().map_err(failed)?)
         .stderr(err.try_clone().map_err(failed)?)
@@ -108,6 +100,22 @@ pub fn run(
         status,
         output,
     })
+}
+
+/// `program` in the surroundings that all of them get; nothing is said of its input and output.
+pub fn command(program: &'static str) -> Command {
+    let mut command = Command::new(&*direct(program));
+    if program == QEMU || (program == XL && std::path::Path::new(LIBRARIES).exists()) {
+        command.env("LD_LIBRARY_PATH", LIBRARIES); // xl hands it on to the device model
+    }
+    command
+        .env("LC_ALL", "C")
+        // For what they start in turn, Xen's device scripts: before systemd there is none.
+        .env("PATH", PATH)
+        // libdevmapper: make the nodes in /dev/mapper yourself and wait for nobody. Without it, it trusts udev to make
+        // them even where `--noudevrules` tells udev not to, and no node appears.
+        .env("DM_DISABLE_UDEV", "1");
+    command
 }
 
 /// Debian's `xl` is a shell script that finds the `xl` of the running Xen. This finds it, and what lies beside it, the same way,
@@ -166,7 +174,7 @@ const LAST_LINES: usize = 2;
 const WORDS_MAX_CHARS: usize = 1000;
 
 /// The first and the last lines of what a failed program said, without control characters.
-fn words(stderr: &str, stdout: &str) -> String {
+pub fn words(stderr: &str, stdout: &str) -> String {
     let said = if stderr.trim().is_empty() {
         stdout
     } else {

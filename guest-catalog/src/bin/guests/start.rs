@@ -50,6 +50,8 @@ pub struct Starter<'h> {
     settled: Condvar,
     /// Whether domains may exist that no record tells of.
     strangers: bool,
+    /// The one mode that may be tried, if somebody said so.
+    only: Option<Mode>,
 }
 
 impl<'h> Starter<'h> {
@@ -71,7 +73,14 @@ impl<'h> Starter<'h> {
             memory: Mutex::default(),
             settled: Condvar::new(),
             strangers: true,
+            only: None,
         }
+    }
+
+    /// In this mode and no other, if there is one.
+    pub fn only(mut self, mode: Option<Mode>) -> Self {
+        self.only = mode;
+        self
     }
 
     /// For the start of the house: whether there may be domains besides dom0, and the memory that `xl` just said is free, if
@@ -259,6 +268,9 @@ impl<'h> Starter<'h> {
     /// extensions that are emulated themselves work badly: measured below QEMU's TCG, `tiny` is up after 15 s as PV; as
     /// PVH after 32 s, and every second start ends in a triple fault.
     fn modes(&self, entry: &Entry) -> Vec<Mode> {
+        if let Some(mode) = self.only {
+            return vec![mode];
+        }
         let mut modes = entry.guest.modes.clone();
         if self.house.is_emulated() {
             modes.sort_by_key(|mode| *mode != Mode::Pv);

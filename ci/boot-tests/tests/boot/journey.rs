@@ -1,0 +1,196 @@
+//! A guest moves from one house to another while it runs: two machines with a cable between them.
+
+use std::time::{Duration, Instant};
+
+use boot_tests::{
+    Cable, Firmware, Medium, Qemu, Vm, lan,
+    steps::{boot_xen, done, login, run, sudo, tell},
+};
+use serde_json::Value;
+
+use super::artifacts;
+
+/// A journey of 128 MiB between two emulated machines; it takes half a minute, and room for a loaded one.
+const JOURNEY_LIMIT: Duration = Duration::from_secs(420);
+
+/// Seconds since `tiny`'s kernel started, as its page says: the counter that must go on.
+fn uptime(vm: &mut Vm) -> u64 {
+    let page = done(vm, "curl -fsS -m 20 http://192.168.77.11/health");
+    uptime_in(&page).unwrap()
+}
+
+fn uptime_in(page: &str) -> Option<u64> {
+    let page: Value = serde_json::from_str(page).ok()?;
+    page["uptime-secs"].as_u64()
+}
+
+/// How the house's list has `tiny`.
+fn tiny(vm: &mut Vm) -> Value {
+    let list: Value = serde_json::from_str(&done(vm, "sudo -n guests list --json")).unwrap();
+    let rows = list.as_array().unwrap().iter();
+    rows.clone()
+        .find(|row| row["name"] == "tiny")
+        .unwrap()
+        .clone()
+}
+
+/// Waits for `tiny` at this house, in the background; the code it shows.
+fn invite(vm: &mut Vm) -> String {
+    done(vm, "{ sudo -n guests receive tiny >journey 2>&1 & }");
+    let said = lan::until(vm, "cat journey", |said| {
+        said.contains("sudo guests migrate tiny ")
+    });
+    let line = said.lines().find(|line| line.contains("guests migrate"));
+    line.unwrap().split(' ').next_back().unwrap().to_owned()
+}
+
+/// Starts `tiny` as PVH. On an emulated processor every second such start ends at once.
+fn as_pvh(vm: &mut Vm) {
+    for _ in 0..6 {
+        run(vm, "sudo -n guests stop --now tiny");
+        let started = vm
+            .run("sudo -n guests start tiny --mode pvh", JOURNEY_LIMIT)
+            .unwrap();
+        tell(&started.text);
+        if started.text.contains("is up in mode pvh") {
+            return;
+        }
+    }
+    panic!("`tiny` did not start as PVH:\n{}", vm.console.tail(60));
+}
+
+/// Whether `tiny`, started anew as PVH, goes on at the other house where it was here.
+fn moves(here: &mut Vm, there: &mut Vm, house: &str) -> bool {
+    as_pvh(here);
+    let code = invite(there);
+    let before = uptime(here);
+    let began = Instant::now();
+    let command = format!("sudo -n guests migrate tiny {house} {code}");
+    let journey = here.run(&command, JOURNEY_LIMIT).unwrap();
+    tell(&journey.text);
+    if journey.status == 0 {
+        assert!(journey.text.contains("stood still for at most"));
+        let said = lan::until(there, "cat journey", |said| {
+            said.contains("came from another house") || said.contains("error: ")
+        });
+        tell(&said);
+        let page = run(there, "curl -fsS -m 20 http://192.168.77.11/health");
+        let after = uptime_in(&page.text).unwrap_or(0);
+        // One that was started anew has not been up for so long.
+        let least = before + began.elapsed().as_secs() / 2;
+        tell(&format!(
+            "tiny: up for {before} s, and then for {after} s; at least {least} s expected"
+        ));
+        if after >= least {
+            return true;
+        }
+    }
+    run(there, "sudo -n pkill -f 'guests receive'");
+    run(there, "sudo -n guests stop --now tiny");
+    false
+}
+
+fn open_port(vm: &mut Vm) -> String {
+    done(
+        vm,
+        "sudo -n nft list set inet gasthaus open-tcp | grep -c 8444; true",
+    )
+}
+
+#[test]
+#[ignore = "boots VMs: run ci/test boot"]
+fn a_guest_moves_to_another_house() {
+    let artifacts = artifacts();
+    let ends = Cable::pair().unwrap();
+    let [mut here, mut there] =
+        [("journey-source", ends[0]), ("journey-target", ends[1])].map(|(name, cable)| {
+            let qemu = Qemu::new(name, Firmware::Bios)
+                .medium(Medium::Cd, &artifacts.iso)
+                .cable(cable);
+            let mut vm = boot_xen(name, qemu, &artifacts);
+            login(&mut vm);
+            sudo(&mut vm);
+            // What need not run takes time from what is looked at.
+            done(&mut vm, "sudo -n guests stop --now debian");
+            vm
+        });
+    // Nobody gives addresses here: the kernel's own will do.
+    let local = "ip -6 -o address show dev lan0 scope link | grep -v tentative | sed 's/.*inet6 //;s,/.*,,'";
+    let address = lan::until(&mut there, local, |said| said.starts_with("fe80::"));
+    lan::until(&mut here, local, |said| said.starts_with("fe80::"));
+    let house = format!("{address}%lan0");
+
+    let refused = run(&mut there, "sudo -n guests receive tiny");
+    assert!(
+        refused.status != 0 && refused.text.contains("guest `tiny` runs in this house"),
+        "{}",
+        refused.text
+    );
+    let refused = run(
+        &mut here,
+        &format!("sudo -n guests migrate debian {house} 0"),
+    );
+    assert!(
+        refused.status != 0 && refused.text.contains("guest `debian` cannot move"),
+        "{}",
+        refused.text
+    );
+    done(&mut there, "sudo -n guests stop --now tiny");
+    assert_eq!(open_port(&mut there), "0");
+    let code = invite(&mut there);
+    assert_eq!(open_port(&mut there), "1");
+
+    // A wrong code: nothing moves, and the guest has not noticed.
+    let wrong = format!("sudo -n guests migrate tiny {house} 0000-0000-0000-0000");
+    let wrong = here.run(&wrong, JOURNEY_LIMIT).unwrap();
+    assert!(
+        wrong.status != 0 && wrong.text.contains("does not know this code"),
+        "{}",
+        wrong.text
+    );
+    assert_eq!(tiny(&mut here)["state"], "up");
+    // As PV guest, which it is on an emulated processor, it cannot move, and goes on.
+    let first = uptime(&mut here);
+    let refused = here
+        .run(
+            &format!("sudo -n guests migrate tiny {house} {code}"),
+            JOURNEY_LIMIT,
+        )
+        .unwrap();
+    assert!(
+        refused.status != 0
+            && refused
+                .text
+                .contains("guest `tiny` did not move: this hypervisor"),
+        "{}",
+        refused.text
+    );
+    assert!(tiny(&mut here)["state"] == "up" && uptime(&mut here) > first);
+    let said = lan::until(&mut there, "cat journey", |said| {
+        said.contains("did not come")
+    });
+    assert!(said.contains("gives a new code"), "{said}");
+    // QEMU's emulation of AMD's extensions is not sound, so a guest may end by itself on the way; a journey is tried again then.
+    let moved = (0..3).any(|_| moves(&mut here, &mut there, &house));
+    assert!(moved, "{}", there.console.tail(60));
+
+    // It is there, and not here.
+    let row = tiny(&mut there);
+    assert!(row["state"] == "up" && row["domain-id"].is_u64(), "{row}");
+    let row = tiny(&mut here);
+    assert!(
+        row["state"] == "stopped" && row["domain-id"].is_null(),
+        "{row}"
+    );
+    assert_eq!(done(&mut here, "sudo -n xl list | grep -c tiny; true"), "0");
+    assert_eq!(open_port(&mut there), "0");
+    // And it is a guest like any other.
+    let stopped = there
+        .run("sudo -n guests stop tiny", JOURNEY_LIMIT)
+        .unwrap();
+    assert!(
+        stopped.text.contains("guest `tiny` is stopped"),
+        "{}",
+        stopped.text
+    );
+}
