@@ -21,7 +21,7 @@ for number in 1 2 3 4 5 6 7 8 9 10; do
 done
 list() { local IFS=,; echo "$*"; }
 sed -e '0,/^name = /s/^name = .*/name = "ten"/' -e "s|^guests = .*|guests = [$(list "${files[@]}")]|" builder/recipes/demo.toml >"$dir/ten.toml"
-cp gasthaus.lock "$dir/ten.lock" # the same packages
+cp gasthaus.lock "$dir/gasthaus.lock" # the same packages
 "$gasthaus" build "$dir/ten.toml" --out "$dir/out" >&2
 
 rows=$dir/guests.tsv
