@@ -108,7 +108,8 @@ pub fn configure_loop(device: BorrowedFd<'_>, file: &impl AsFd, label: &str) -> 
     unsafe { ioctl(device, Setter::<LOOP_CONFIGURE, LoopConfig>::new(config)) }
 }
 
-/// Goes on with each SHA-256 state over its blocks, as far as both have some, or does nothing and returns `false` on a processor without SHA instructions.
+/// Goes on with each SHA-256 state over its blocks, as far as both have some; does nothing and returns `false` on a processor
+/// without SHA instructions.
 #[cfg(feature = "publish")]
 pub fn compress_two(states: [&mut [u32; 8]; 2], blocks: [&[[u8; 64]]; 2]) -> bool {
     #[cfg(target_arch = "x86_64")]

@@ -1,7 +1,8 @@
 //! From cuts to chunk objects: hashed, looked up, packed and written by several threads.
 //!
-//! The image is read once, some chunks at a time, whose digests are computed two at once. Who first meets a digest stores it; whoever meets it later only counts it. An object that is
-//! there already is unpacked and compared before it is relied on, and written anew if it is damaged.
+//! The image is read once, some chunks at a time, whose digests are computed two at once. Who first meets a digest stores it; whoever
+//! meets it later only counts it. An object that is there already is unpacked and compared before it is relied on, and written anew
+//! if it is damaged.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

@@ -11,7 +11,7 @@
 //! | 2 | target | 32: proof of the role `target` |
 //! | 3 | source | length (u32, big endian, at most 4096), [`Request`] as JSON |
 //! | 4 | target | length, [`Answer`] as JSON |
-//! | 5 | both | what the two `xl` say, until both have ended |
+//! | 5 | both | what the two `xl` say, until the target's has ended |
 mod receive;
 mod send;
 

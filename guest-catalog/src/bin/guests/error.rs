@@ -84,7 +84,7 @@ pub enum Failure {
     #[error("`{found}` is no address of the other house")]
     HouseName { found: String },
     #[error("guest `{guest}` cannot move: {why}")]
-    Rooted { guest: String, why: &'static str },
+    Unmovable { guest: String, why: &'static str },
     #[error("guest `{guest}` did not move: {why}")]
     NotMoved {
         guest: String,

@@ -8,7 +8,7 @@
 //! A journey that fails before the guest runs there lets it go on here: `xl` does that, and the record says so again.
 use crate::error::Failure;
 use crate::front;
-use crate::house::{House, Hypervisor};
+use crate::house::House;
 use crate::page::outer;
 use crate::program::{self, HOUSE_PAGE, XL};
 use crate::saved;
@@ -83,7 +83,7 @@ fn split(house: &str) -> Result<(&str, u16), Failure> {
 /// Moves a running guest to the house at `there`, which showed `code`.
 pub fn migrate(house: &House, entry: &Entry, there: &str, code: &str) -> Result<Journey, Failure> {
     let name = &entry.guest.name;
-    need_xen(house, "move a guest")?;
+    saved::need_xen(house, "move a guest")?;
     movable(entry)?;
     let _held = state::lock(house, name, LOCK_LIMIT)?;
     let domain = Xl.domain(name.as_str())?.filter(|domain| !domain.dead);
@@ -93,7 +93,7 @@ pub fn migrate(house: &House, entry: &Entry, there: &str, code: &str) -> Result<
     let before = Record::load(house, name);
     let mode = before.mode.unwrap_or(entry.guest.modes[0]);
     if mode.is_pc() {
-        return Err(Failure::Rooted {
+        return Err(Failure::Unmovable {
             guest: name.to_string(),
             why: "it is a whole PC, with a device model",
         });
@@ -247,7 +247,7 @@ pub fn receive(
     wait: Duration,
 ) -> Result<Mode, Failure> {
     let name = &entry.guest.name;
-    need_xen(house, "receive a guest")?;
+    saved::need_xen(house, "receive a guest")?;
     movable(entry)?;
     saved::refuse_saved(house, catalogue, name.as_str())?;
     {
@@ -257,15 +257,7 @@ pub fn receive(
                 guest: name.to_string(),
             });
         }
-        let needed_mib = Resources::of(&entry.guest).hypervisor_mib;
-        let free_mib = Xl.free_mib()?;
-        if free_mib < needed_mib {
-            return Err(Failure::Memory {
-                guest: name.to_string(),
-                needed_mib,
-                free_mib,
-            });
-        }
+        Xl.need_memory(name.as_str(), Resources::of(&entry.guest).hypervisor_mib)?;
         let mode = wait_for(house, entry, wait)?;
         let mut record = Record {
             mode: Some(mode),
@@ -351,19 +343,12 @@ fn invitation(house: &House, name: &str, code: &str, port: &str) -> String {
     text
 }
 
-fn need_xen(house: &House, attempt: &'static str) -> Result<(), Failure> {
-    match house.hypervisor() {
-        Hypervisor::Kvm => Err(Failure::XenOnly { attempt }),
-        Hypervisor::Xen | Hypervisor::None => Ok(()),
-    }
-}
-
 /// Refuses guests that something in this house holds.
 fn movable(entry: &Entry) -> Result<(), Failure> {
     if entry.guest.disks.is_empty() {
         return Ok(());
     }
-    Err(Failure::Rooted {
+    Err(Failure::Unmovable {
         guest: entry.guest.name.to_string(),
         why: "what it wrote to its disks lies in this house's memory",
     })

@@ -36,14 +36,7 @@ pub fn resize(house: &House, entry: &Entry, change: Change) -> Result<bool, Fail
         .hypervisor_mib
         .saturating_sub(Resources::of(&entry.guest).hypervisor_mib);
     if more_mib > 0 {
-        let free_mib = toolstack(house).free_mib()?;
-        if free_mib < more_mib {
-            return Err(Failure::Memory {
-                guest: name.to_string(),
-                needed_mib: more_mib,
-                free_mib,
-            });
-        }
+        toolstack(house).need_memory(name.as_str(), more_mib)?;
     }
     write(house, entry, &changed)?;
     if !runs {

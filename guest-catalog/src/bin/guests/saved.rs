@@ -78,15 +78,7 @@ pub fn restore(house: &House, entry: &Entry) -> Result<(Duration, Mode), Failure
                 guest: name.to_string(),
             });
         }
-        let needed_mib = Resources::of(&entry.guest).hypervisor_mib;
-        let free_mib = Xl.free_mib()?;
-        if free_mib < needed_mib {
-            return Err(Failure::Memory {
-                guest: name.to_string(),
-                needed_mib,
-                free_mib,
-            });
-        }
+        Xl.need_memory(name.as_str(), Resources::of(&entry.guest).hypervisor_mib)?;
         let purpose = format!("restore guest `{name}`");
         let arguments = ["restore", &path.to_string_lossy()];
         program::run(XL, &arguments, &purpose, COPY_LIMIT)?;
@@ -97,7 +89,8 @@ pub fn restore(house: &House, entry: &Entry) -> Result<(Duration, Mode), Failure
     Ok((started.elapsed(), mode))
 }
 
-fn need_xen(house: &House, attempt: &'static str) -> Result<(), Failure> {
+/// Refuses what `xl` alone can do, where QEMU runs the guests.
+pub fn need_xen(house: &House, attempt: &'static str) -> Result<(), Failure> {
     match house.hypervisor() {
         Hypervisor::Kvm => Err(Failure::XenOnly { attempt }),
         Hypervisor::Xen | Hypervisor::None => Ok(()),

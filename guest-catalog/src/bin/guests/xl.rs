@@ -26,6 +26,18 @@ pub trait Toolstack: Sync {
     fn domains(&self) -> Result<Vec<Domain>, Failure>;
     /// Memory that no domain has, MiB.
     fn free_mib(&self) -> Result<u64, Failure>;
+    /// Refuses what needs more of it than there is.
+    fn need_memory(&self, guest: &str, needed_mib: u64) -> Result<(), Failure> {
+        let free_mib = self.free_mib()?;
+        if free_mib >= needed_mib {
+            return Ok(());
+        }
+        Err(Failure::Memory {
+            guest: guest.to_owned(),
+            needed_mib,
+            free_mib,
+        })
+    }
     fn create(&self, name: &str, config: &Path) -> Result<(), Failure>;
     /// Plugs a card with this hardware address into a running guest and into `bridge`.
     fn plug(&self, name: &str, mac: &str, bridge: &str) -> Result<(), Failure>;
