@@ -17,6 +17,8 @@ use server::{Answer, Server};
 #[path = "../debian/tests/support/keys.rs"]
 mod keys;
 
+use base64::Engine as _;
+use ed25519_dalek::Signer as _;
 use sha2::Digest as _;
 
 /// What the keys are asked with.
@@ -35,6 +37,17 @@ fn gasthaus(dir: &Path, arguments: &[&str]) -> Output {
         .env_remove("GASTHAUS_IMAGES")
         .output()
         .unwrap()
+}
+
+fn signify_key(seed: u8) -> ed25519_dalek::SigningKey {
+    ed25519_dalek::SigningKey::from_bytes(&[seed; 32])
+}
+
+/// What a file of signify(1) holds: a comment, and in base64 the algorithm, the key's number and the key or signature.
+fn signify(comment: &str, what: &[u8]) -> String {
+    let bytes = [b"Ed", &[1, 2, 3, 4, 5, 6, 7, 8][..], what].concat();
+    let encoded = base64::engine::general_purpose::STANDARD.encode(bytes);
+    format!("untrusted comment: {comment}\n{encoded}\n")
 }
 
 fn stdout(output: &Output) -> String {
@@ -200,6 +213,30 @@ fn the_publishers_list_says_which_bytes() {
         error.contains("/SHA512SUMS` is not believed\n  it is signed by ")
             && error.contains("not by the key given for it")
             && error.contains("hint: compare `key`"),
+        "{error}"
+    );
+
+    // As OpenBSD's are: signed by signify, and the signature before the list.
+    let (key, wrong) = (signify_key(1), signify_key(2));
+    let source = format!(
+        "source.url = {{ url = \"{0}/x.img\", sums = \"{0}/SHA512.sig\", key = \"\"\"\n{1}\"\"\" }}",
+        server.base,
+        signify("public key", &key.verifying_key().to_bytes())
+    );
+    definition(dir, &source);
+    let put = |by: &ed25519_dalek::SigningKey| {
+        let signature = signify("verify it", &by.sign(list.as_bytes()).to_bytes());
+        let text = format!("{signature}{list}");
+        server.put("SHA512.sig", Answer::Body(text.into_bytes()));
+    };
+    put(&key);
+    prints(dir, &[]);
+    put(&wrong);
+    let error = stderr(&gasthaus(dir, &["try", "./guest.toml", "--print"]));
+    assert!(
+        error.contains(
+            "/SHA512.sig` is not believed\n  it is not what key `0102030405060708` signed"
+        ),
         "{error}"
     );
 

@@ -9,6 +9,8 @@ pub(crate) const LINE_MAX_BYTES: usize = 1024;
 
 /// How an armored certificate begins (RFC 9580 §6.2).
 const PUBLIC_KEY: &str = "-----BEGIN PGP PUBLIC KEY BLOCK-----";
+/// The first words of a file of signify(1).
+const SIGNIFY_KEY: &str = "untrusted comment: ";
 
 /// Longest text of several lines in bytes.
 const TEXT_MAX_BYTES: usize = 32 * 1024;
@@ -109,13 +111,14 @@ pub(crate) fn check(format: &str, text: &str) -> Result<(), &'static str> {
             }),
             "`sha256:` and 64 hexadecimal digits in lower case",
         ),
-        "openpgp-key" => (
-            text.trim_start().starts_with(PUBLIC_KEY)
+        "publisher-key" => (
+            (text.trim_start().starts_with(PUBLIC_KEY)
+                || text.trim_start().starts_with(SIGNIFY_KEY))
                 && text.len() <= TEXT_MAX_BYTES
                 && text
                     .bytes()
                     .all(|b| b.is_ascii_graphic() || b" \r\n".contains(&b)),
-            "an armored OpenPGP key that begins with `-----BEGIN PGP PUBLIC KEY BLOCK-----`, of up to 32768 bytes",
+            "an armored OpenPGP key that begins with `-----BEGIN PGP PUBLIC KEY BLOCK-----`, or signify's that begins with `untrusted comment: `, of up to 32768 bytes",
         ),
         "disk-path" => (
             is_disk_path(text),

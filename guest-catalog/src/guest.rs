@@ -116,12 +116,12 @@ pub struct UrlSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "url"))]
     pub sums: Option<String>,
-    /// The publisher's OpenPGP key, armored. The list must be signed with it: by `signature`, else the list itself has a
-    /// cleartext signature around it.
+    /// The publisher's OpenPGP key, armored, or signify(1) key, both lines. The list must be signed with it: by `signature`, else the list
+    /// itself has an OpenPGP cleartext signature around it, or signify's before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("format" = "openpgp-key"))]
+    #[schemars(extend("format" = "publisher-key"))]
     pub key: Option<String>,
-    /// Address of the detached OpenPGP signature of the list, armored or not.
+    /// Address of the detached signature of the list; OpenPGP's armored or not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "url"))]
     pub signature: Option<String>,

@@ -562,7 +562,11 @@ fn every_field_of_a_pc_wrong_in_turn() {
         "{}\n{key}",
         sums.replace("https://example.org/SHA", "http://example.org/SHA")
     );
-    for good in [signed.clone(), format!("{signed}\n{signature}")] {
+    let by_signify = signed.replace(
+        "-----BEGIN PGP PUBLIC KEY BLOCK-----",
+        "untrusted comment: x",
+    );
+    for good in [signed.clone(), by_signify, format!("{signed}\n{signature}")] {
         assert_eq!(from_url(&good), Ok(()), "{good}");
     }
     for (source, expected) in [

@@ -1,7 +1,8 @@
 //! Lists of digests that others than Debian sign, each with a key that its reader was given.
 //!
 //! In: the list, its signature, detached (RFC 9580 §10.4) or the cleartext signature framework around it, and the publisher's certificate.
-//! Out: the text that the signature vouches for. The rules for keys and signatures are those for Release files.
+//! Out: the text that the signature vouches for. The rules for keys and signatures are those for Release files. A key of signify(1)
+//! has its own signatures ([`signify`]).
 
 use std::io::Cursor;
 
@@ -10,7 +11,7 @@ use pgp::packet::Signature;
 
 use super::keyring::Keyring;
 use super::signature::{MAX_SIGNATURES, judge, signed_text};
-use super::{MAX_INRELEASE_BYTES, ReleaseError};
+use super::{MAX_INRELEASE_BYTES, ReleaseError, signify};
 
 /// Most bytes of a detached signature.
 pub const MAX_SIGNATURE_BYTES: u64 = 256 << 10;
@@ -57,8 +58,8 @@ pub enum ListError {
     },
 }
 
-/// The text of `list`, once a signature by `key` (armored) vouches for it: the detached `signature`, armored or not, or without one the
-/// cleartext signature in `list`. `now_epoch_secs` is the time by which key and signature must be valid.
+/// The text of `list`, once a signature by `key` (armored, or signify's two lines) vouches for it: the detached `signature`, or without
+/// one the signature in `list`. `now_epoch_secs` is the time by which key and signature must be valid.
 ///
 /// # Errors
 /// Each reason for disbelief is a variant of its own.
@@ -68,6 +69,9 @@ pub fn verify_list(
     key: &str,
     now_epoch_secs: u64,
 ) -> Result<Vec<u8>, ListError> {
+    if signify::is_key(key) {
+        return signify::verify(list, signature, key);
+    }
     let keyring = read_key(key)?;
     let told = |error| in_words(error, &keyring);
     match signature {

@@ -13,6 +13,7 @@ mod error;
 mod keyring;
 mod list;
 mod signature;
+mod signify;
 
 pub use error::ReleaseError;
 pub use keyring::Keyring;
