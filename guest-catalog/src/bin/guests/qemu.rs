@@ -9,7 +9,7 @@ use crate::program::{self, IP, QEMU};
 use crate::xl::{Domain, Toolstack};
 use guest_catalog::address::QUIET_BRIDGE;
 use guest_catalog::{Entry, screen, tap_name};
-use rustix::process::{Pid, Signal, kill_process, setpriority_pgrp};
+use rustix::process::{Pid, Signal, getpgid, kill_process, setpriority_pgrp};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
@@ -139,7 +139,9 @@ impl Qemu<'_> {
             .find(name)
             .and_then(|machine| i32::try_from(machine.pid).ok());
         if let Some(pid) = pid.and_then(Pid::from_raw)
-            && let Err(error) = setpriority_pgrp(Some(pid), NICE)
+            // `-daemonize` forks twice: the group is named after the process between, which is gone.
+            && let Err(error) =
+                getpgid(Some(pid)).and_then(|group| setpriority_pgrp(Some(group), NICE))
         {
             println!("guests: guest `{name}` keeps its priority: {error}");
         }
