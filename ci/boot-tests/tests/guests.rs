@@ -155,24 +155,25 @@ fn wrong_and_missing_images_are_refused_before_qemu_starts() {
 #[test]
 #[ignore = "boots guests: run ci/test guests"]
 fn real_guests_come_up() {
-    let Some(images) = env::var_os("GASTHAUS_IMAGES").map(PathBuf::from) else {
-        tell("real guests: GASTHAUS_IMAGES names no folder with their images; not booted");
-        return;
-    };
-    for (guest, file) in [
-        ("freedos", "freedos-1.4M.img"),
-        ("openbsd", "openbsd-2.8-install-floppy.img"),
-        ("plan9", "plan9-2010-floppy.img"),
-        ("invaders", "invaders.exec"),
-        ("uefi-shell", "shellx64.efi"),
+    let images = env::var_os("GASTHAUS_IMAGES").map(PathBuf::from);
+    for (guest, file, place) in [
+        ("freedos", "freedos-1.4M.img", ""),
+        ("openbsd", "openbsd-2.8-install-floppy.img", ""),
+        ("plan9", "plan9-2010-floppy.img", ""),
+        ("invaders", "invaders.exec", "/boot"),
+        ("uefi-shell", "shellx64.efi", "/usr/share/efi-shell-x64"),
     ] {
-        if !images.join(file).is_file() {
+        let places = images.iter().cloned().chain([PathBuf::from(place)]);
+        let found = places.filter(|place| !place.as_os_str().is_empty());
+        let Some(images) = found.into_iter().find(|place| place.join(file).is_file()) else {
+            // Only newer releases of Debian have the shell in a package.
+            let may_miss = guest == "uefi-shell" || env::var_os("CI").is_none();
+            assert!(may_miss, "{guest}: no {file} in {images:?}, {place:?}");
             tell(&format!(
-                "{guest}: no {file} in {}; not booted",
-                images.display()
+                "{guest}: no {file} in {images:?}, {place:?}; not booted"
             ));
             continue;
-        }
+        };
         let output = try_guest(guest, &images, &[]);
         tell(said(&output).trim_end());
         assert!(output.status.success(), "{guest}");
