@@ -15,10 +15,12 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::{Console, HarnessError, Output, Qemu, Qmp, Screenshot, artefact_dir};
+use crate::{Console, HarnessError, Output, Qemu, Qmp, Screenshot, artefact_dir, steps::tell};
 
 /// How long QEMU may take to connect to us.
 const CONNECT_LIMIT: Duration = Duration::from_secs(60);
+/// In the machine's folder: what QEMU says on its standard error.
+const ERRORS: &str = "qemu.err";
 /// How often a condition without a notification of its own is looked at.
 const POLL_PAUSE: Duration = Duration::from_millis(50);
 /// Nothing good comes after these: waiting on would only cost time.
@@ -136,7 +138,7 @@ pub struct Vm {
     /// QEMU's monitor.
     pub qmp: Qmp,
     // Last, so that the sockets outlive their users.
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Qemu {
@@ -161,7 +163,7 @@ impl Vm {
         mut command: Command,
         sockets: Sockets,
     ) -> Result<Self, HarnessError> {
-        let errors = sockets.dir().join("qemu.err");
+        let errors = sockets.dir().join(ERRORS);
         let file = fs::File::create(&errors).map_err(HarnessError::io("create", &errors))?;
         command.stderr(Stdio::from(file));
         // A group of its own, so that QEMU and the `timeout` above it can be ended together.
@@ -224,7 +226,7 @@ impl Vm {
             started,
             console,
             qmp,
-            _dir: sockets.dir,
+            dir: sockets.dir,
         })
     }
 
@@ -269,7 +271,7 @@ impl Vm {
     /// # Errors
     /// When QEMU does not give one or it cannot be written.
     pub fn screenshot(&mut self, label: &str) -> Result<Screenshot, HarnessError> {
-        let ppm = self._dir.path().join("screen.ppm");
+        let ppm = self.dir.path().join("screen.ppm");
         self.qmp.screendump(&ppm)?;
         let shot = Screenshot::from_ppm_file(&ppm)?;
         shot.write_png(&artefact_dir()?.join(format!("{}-{label}.png", self.name)))?;
@@ -321,6 +323,15 @@ fn ticks_in_group(stat: &str, group: u32) -> Option<u64> {
 
 impl Drop for Vm {
     fn drop(&mut self) {
+        // A machine that ended by itself and not well: QEMU may have said why.
+        if let Ok(Some(status)) = self.child.try_wait()
+            && !status.success()
+        {
+            let said = fs::read_to_string(self.dir.path().join(ERRORS)).unwrap_or_default();
+            let first = said.lines().find(|line| !line.is_empty());
+            let first = first.unwrap_or("without a word");
+            tell(&format!("{}: QEMU ended with {status}: {first}", self.name));
+        }
         end_group(&mut self.child);
     }
 }
