@@ -1,13 +1,51 @@
-//! Isolated guests: dom0 reaches them; they reach nobody, and nobody else reaches them.
+//! Isolated guests: real ones, in a house with a LAN and with other guests. dom0 reaches them; they reach nobody, and nobody else
+//! reaches them.
 
 use std::time::Duration;
 
-use boot_tests::{Vm, steps::done};
+use boot_tests::{
+    Vm, lan,
+    steps::{done, run, tell},
+};
+
+use super::network::DOM0_ON_LAN;
 
 /// A guest's start on an emulated processor that has others, too.
 const START_LIMIT: Duration = Duration::from_secs(300);
-/// What dom0 gives one by its place behind the demo's guests.
+/// dom0 on the bridge of isolated guests and on that of the others, and what it gives the first by their places behind the demo's guests.
+const DOM0: &str = "192.168.78.1";
+const BESIDE: &str = "192.168.77.1";
 const THIRD: &str = "192.168.78.12";
+const FOURTH: &str = "192.168.78.13";
+const LOG: &str = "/var/log/xen/console/guest-locked.log";
+
+/// Adds two isolated guests, one of them with Debian's disk, and asks from all sides who reaches whom. `tiny` stays what it is, and a
+/// port of dom0 forwards to it. sudo must work.
+pub fn assert_isolated_guests_are_alone(vm: &mut Vm) {
+    // What the emulator cannot run side by side only gets slower.
+    done(vm, "sudo -n guests stop --now debian");
+    let debian = "/var/lib/gasthaus/guests/debian";
+    let locked = format!(
+        "sed -e 's/^name = .*/name = \"locked\"/' -e 's/\"bridge\"/\"isolated\"/' -e '/^bridge =/d' \
+         -e 's#\"\\(disk.img\\|initrd.zst\\)\"#\"{debian}/\\1\"#' {debian}/guest.toml >/tmp/guest.toml; \
+         sudo -n guests add /tmp/guest.toml"
+    );
+    done(vm, &locked);
+    add_cell(vm);
+    for (guest, address) in [("locked", THIRD), ("cell", FOURTH)] {
+        // It is up when dom0 has fetched its page.
+        let started = vm.run(&format!("sudo -n guests start {guest}"), START_LIMIT);
+        let text = started.unwrap().text;
+        assert!(text.contains(&format!("guest `{guest}` is up")), "{text}");
+        let page = done(
+            vm,
+            &format!("curl -fsSm 20 http://{address}/ | grep '<h1>'"),
+        );
+        assert!(page.contains(guest), "{page}");
+    }
+    assert_nobody_gets_in(vm);
+    assert_it_gets_nowhere(vm);
+}
 
 /// Adds a guest like `tiny`, but isolated.
 fn add_cell(vm: &mut Vm) {
@@ -40,4 +78,92 @@ pub fn assert_isolated_guests_of_kvm_are_alone(vm: &mut Vm) {
     let ports = "grep -h . /sys/class/net/quiet0/brif/*/isolated";
     assert_eq!(done(vm, ports), "1");
     done(vm, "sudo -n guests stop --now cell");
+}
+
+/// A machine on the LAN and one among the other guests, both with a route by way of dom0, find `tiny`, and no isolated guest.
+fn assert_nobody_gets_in(vm: &mut Vm) {
+    let forward = format!("http://{DOM0_ON_LAN}:8080/");
+    for (name, bridge, own, dom0, tiny) in [
+        (
+            "outside",
+            "lan0",
+            "10.0.2.98",
+            &*DOM0_ON_LAN.to_string(),
+            &*forward,
+        ),
+        (
+            "beside",
+            "guests0",
+            "192.168.77.98",
+            BESIDE,
+            "http://192.168.77.11/",
+        ),
+    ] {
+        let inside = format!("sudo -n ip netns exec {name}");
+        for command in [
+            format!("sudo -n ip netns add {name}"),
+            format!("sudo -n ip link add {name}0 type veth peer name eth0 netns {name}"),
+            format!("sudo -n ip link set {name}0 master {bridge} up"),
+            format!("sudo -n ip -n {name} address add {own}/24 dev eth0"),
+            format!("sudo -n ip -n {name} link set eth0 up"),
+            format!("sudo -n ip -n {name} route add default via {dom0}"),
+        ] {
+            done(vm, &command);
+        }
+        let page = format!("{inside} curl -sm 5 {tiny} | grep -c tiny");
+        lan::until(vm, &page, |said| {
+            said.parse().is_ok_and(|lines: u32| lines > 0)
+        });
+        let ask = format!(
+            "for a in {THIRD} {FOURTH}; do {inside} curl -sm 5 http://$a/; {inside} ping -qc 1 -W 5 $a; done | grep -Ec 'guest|1 received'"
+        );
+        assert_eq!(run(vm, &ask).text, "0", "{name} gets in");
+    }
+}
+
+/// The locked one's own root gives it a default route by way of dom0 and asks everybody. dom0 answers it `ping`, so that there is a
+/// network.
+fn assert_it_gets_nowhere(vm: &mut Vm) {
+    let others = format!("{DOM0} {FOURTH} {BESIDE} 192.168.77.11 {DOM0_ON_LAN} 10.0.2.2");
+    let ask = [
+        &*format!("ip route replace default via {DOM0}"),
+        "echo cards $(ls /sys/class/net | grep -vc ^lo)",
+        &*format!("for a in {others}; do"),
+        "(ping -qc 1 -W 8 $a >/dev/null 2>&1 && echo ping-to $a) &",
+        "for p in 22 53 80 8080; do",
+        "(timeout 8 bash -c \"</dev/tcp/$a/$p\" 2>/dev/null && echo port-of $a $p) &",
+        "done; done; wait",
+        "echo end$((40 + 2))",
+    ];
+    let lines: Vec<String> = ask.iter().map(|line| format!("'{line}'")).collect();
+    done(vm, &format!("printf '%s\\n' {} >/tmp/ask", lines.join(" ")));
+    let run_it =
+        "echo $(base64 -w0 /tmp/ask) | base64 -d >ask; echo gasthaus | sudo -Sp '' bash ask";
+    for (typed, mark) in [
+        ("", "login:"),
+        ("gasthaus", "Password:"),
+        ("gasthaus", "$ "),
+        (run_it, "end42"),
+    ] {
+        // Only what comes from now on counts.
+        done(vm, &format!("sudo -n truncate -s 0 {LOG}"));
+        let typing = "sudo -n guests attach locked >/dev/null";
+        done(
+            vm,
+            &format!("(printf '%s\\r' \"{typed}\"; sleep 2) | {typing}"),
+        );
+        let log = format!("sudo -n cat {LOG} | tr -d '\\r\\000\\033'; echo");
+        let said = lan::until(vm, &log, |said| said.contains(mark));
+        if mark == "end42" {
+            let reached = |line: &&str| line.starts_with("ping-to") || line.starts_with("port-of");
+            let mut reached: Vec<&str> = said.lines().filter(reached).collect();
+            reached.sort_unstable();
+            tell(&format!("isolated: reached {reached:?}"));
+            // dom0 alone, by each of its addresses.
+            let dom0 =
+                [&*DOM0_ON_LAN.to_string(), BESIDE, DOM0].map(|own| format!("ping-to {own}"));
+            assert_eq!(reached, dom0, "{said}");
+            assert!(said.contains("cards 1"), "more than one card:\n{said}");
+        }
+    }
 }

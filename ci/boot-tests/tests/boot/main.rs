@@ -26,6 +26,7 @@ use boot_tests::{
     },
 };
 
+use isolated::assert_isolated_guests_are_alone;
 use network::{assert_guests_are_on_the_lan, assert_no_ssh};
 use screens::{assert_painted, assert_screen_shows, assert_screens, assert_the_keyboard_is_german};
 
@@ -132,6 +133,7 @@ fn bios_cd_boots_and_is_usable() {
     assert_guests_are_on_the_lan(&mut vm);
     assert_screens(&mut vm, name, &xen_mark(&artifacts));
     assert_a_saved_guest_goes_on(&mut vm);
+    assert_isolated_guests_are_alone(&mut vm);
     power_off(&mut vm, name);
 }
 
