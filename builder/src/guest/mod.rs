@@ -8,6 +8,7 @@ pub mod oci;
 pub mod pin;
 pub mod trial;
 mod uefi;
+mod wrapping;
 
 use std::io;
 use std::path::{Path, PathBuf};
