@@ -4,31 +4,30 @@
 //! `disk.img` below [`GUESTS_DIR`] in one read-only layer. Guests run on dom0's kernel, so their disks carry only the
 //! modules a guest can use.
 
+mod debian;
+mod in_memory;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use guest_catalog::address::{DEFAULT_BRIDGE, render_quiet_network, render_static_leases};
-use guest_catalog::{
-    BuiltinGuest, Catalogue, DebianSource, Entry as Placed, Guest, Mode, NetworkMode, OciSource,
-    Source, TINY_MODULES,
-};
+use guest_catalog::{BuiltinGuest, Catalogue, Entry as Placed, Mode, NetworkMode, Source};
 
+use self::debian::DebianGuest;
+use self::in_memory::tiny_initrd;
+pub use self::in_memory::{CONTAINER_INITRD, container, find_container};
 use super::StageCx;
 use super::fetch::{Debs, guest_set};
-use super::initramfs::{self, list};
-use super::kernel::{Kernel, LIBKMOD_INDEXES, TEXT_INDEXES};
+use super::initramfs::list;
+use super::kernel::Kernel;
 use super::layers::{self, Layer, Packing, check_superblock, mkfs_erofs};
-use super::modules::parse_list;
-use super::tree::{self, Tree};
-use crate::accounts::Accounts;
 use crate::assets;
 use crate::cache::Key;
 use crate::error::BuildError;
 use crate::guest as guest_image;
 use crate::guest_source::catalogue_of;
 use crate::manifest::GuestSummary;
-use crate::overlay::{Entries, Entry, Node, Target};
 use crate::recipe::Flavour;
 use crate::tool::{Run, Tools};
 
@@ -40,27 +39,8 @@ const REVISION: &str = "guests-4";
 const KERNEL: &str = "var/lib/gasthaus/vmlinux";
 /// What a definition says for "dom0's kernel".
 const DOM0_KERNEL: &str = "/boot/vmlinuz";
-/// What a container image becomes.
-pub const CONTAINER_INITRD: &str = "initrd.zst";
 /// zstd level of guests' initramfs: they are unpacked once per start, and small.
 const INITRD_LEVEL: i32 = 12;
-/// Modules of a guest's disk besides those its initramfs has: what programs in a guest commonly ask for.
-const GUEST_DISK_MODULES: [&str; 14] = [
-    "xen-netfront",
-    "xen-blkfront",
-    "virtio_net",
-    "virtio_blk",
-    "virtio_balloon",
-    "virtio_rng",
-    "ext4",
-    "overlay",
-    "fuse",
-    "tun",
-    "veth",
-    "nf_tables",
-    "nft_masq",
-    "nft_ct",
-];
 
 /// The guests, made.
 #[derive(Clone, Debug)]
@@ -299,180 +279,6 @@ fn image_places(cx: &StageCx<'_>) -> Vec<PathBuf> {
         places.extend(std::env::split_paths(&more).filter(|place| !place.as_os_str().is_empty()));
     }
     places
-}
-
-/// The container image of `source`: what was pulled of it, where it is in a registry, else in one of `places`.
-///
-/// # Errors
-/// If it is nowhere, or not what it should be.
-pub fn find_container(
-    source: &OciSource,
-    pulled: Option<&Path>,
-    places: &[PathBuf],
-) -> Result<guest_image::oci::Found, BuildError> {
-    let found = match pulled {
-        Some(top) => guest_image::oci::find_pulled(source, top),
-        None => guest_image::oci::find(source, places),
-    };
-    Ok(found.map_err(guest_image::TryError::from)?)
-}
-
-/// Makes the guest's initramfs, [`CONTAINER_INITRD`] in `folder`: the files of the container image, the modules of the network, our init.
-///
-/// # Errors
-/// If the image cannot be used.
-pub fn container(
-    cx: &StageCx<'_>,
-    tools: &Tools,
-    kernel: &Kernel,
-    guest: &Guest,
-    source: &OciSource,
-    found: &guest_image::oci::Found,
-    folder: &Path,
-) -> Result<(), BuildError> {
-    let page = assets::program("guest-page")?;
-    let modules = kernel.module_entries(cx, tools, TINY_MODULES, TEXT_INDEXES)?;
-    let mut ours: Vec<(String, u32, Vec<u8>)> = modules
-        .into_iter()
-        .filter_map(|(path, entry)| match entry.node {
-            Node::File(bytes) => Some((path, entry.mode, bytes)),
-            _ => None,
-        })
-        .collect();
-    let list = TINY_MODULES.join("\n") + "\n";
-    ours.push(("etc/gasthaus/modules".into(), 0o644, list.into()));
-    let entries = guest_image::oci::entries(guest, source, found, &page, ours);
-    let entries = entries.map_err(guest_image::TryError::from)?;
-    let out = folder.join(CONTAINER_INITRD);
-    initramfs::pack_root(entries, cx.epoch_secs, INITRD_LEVEL, &out)
-}
-
-/// The `tiny` guest is its initramfs: one program and the modules of the network.
-fn tiny_initrd(
-    cx: &StageCx<'_>,
-    tools: &Tools,
-    kernel: &Kernel,
-    page: &[u8],
-    out: &Path,
-) -> Result<(), BuildError> {
-    let mut entries = kernel.module_entries(cx, tools, TINY_MODULES, TEXT_INDEXES)?;
-    entries.insert("init".into(), Entry::file(page, 0o755));
-    let order = TINY_MODULES.join("\n") + "\n";
-    entries.insert("etc/gasthaus/modules".into(), Entry::file(order, 0o644));
-    initramfs::pack(&entries, cx.epoch_secs, INITRD_LEVEL, out)
-}
-
-/// What a Debian guest has besides its packages.
-struct DebianGuest<'a> {
-    source: &'a DebianSource,
-    entries: Entries,
-}
-
-impl<'a> DebianGuest<'a> {
-    fn new(cx: &StageCx<'_>, source: &'a DebianSource, page: &[u8]) -> Result<Self, BuildError> {
-        let mut entries = Entries::new();
-        if let Some(overlay) = &source.overlay {
-            super::site::lay(&mut entries, overlay, cx, Target::Guest)?;
-        }
-        entries.insert(
-            "usr/lib/gasthaus/guest-page".into(),
-            Entry::file(page, 0o755),
-        );
-        Ok(Self { source, entries })
-    }
-
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "each is one artefact the guest is made of"
-    )]
-    fn make(
-        &self,
-        cx: &StageCx<'_>,
-        debs: &Debs,
-        tools: &Tools,
-        kernel: &Kernel,
-        set: &str,
-        key: &Key,
-        scratch: &Path,
-    ) -> Result<(), BuildError> {
-        let tree = tree::make_tree(
-            cx,
-            debs.set(set),
-            tree::guest_filter(),
-            &scratch.join("tree"),
-        )?;
-        let mut entries = self.entries.clone();
-        for (path, entry) in
-            kernel.module_entries(cx, tools, &GUEST_DISK_MODULES, LIBKMOD_INDEXES)?
-        {
-            entries.insert(format!("usr/{path}"), entry);
-        }
-        self.add_user(cx, &tree, &mut entries)?;
-        tree.lay(cx, &entries)?;
-        self.make_disk(cx, tools, &tree, key, &scratch.join("disk.img"))?;
-        tree.remove(cx)?;
-
-        let wishes = list("initramfs-modules-guest.txt")?;
-        let mut initrd = kernel.module_entries(cx, tools, &parse_list(&wishes), TEXT_INDEXES)?;
-        initrd.insert(
-            "init".into(),
-            Entry::file(assets::program("gasthaus-live")?.as_ref(), 0o755),
-        );
-        initramfs::pack(
-            &initrd,
-            cx.epoch_secs,
-            INITRD_LEVEL,
-            &scratch.join("initrd.zst"),
-        )
-    }
-
-    /// The person who uses the image uses its guests: same name, password and keys.
-    fn add_user(
-        &self,
-        cx: &StageCx<'_>,
-        tree: &Tree,
-        entries: &mut Entries,
-    ) -> Result<(), BuildError> {
-        let mut accounts: Accounts = tree.accounts()?;
-        super::site::add_accounts(entries, &mut accounts, cx);
-        Ok(())
-    }
-
-    /// An ext4 file system made from the tree without mounting it (mke2fs(8), `-d`).
-    fn make_disk(
-        &self,
-        cx: &StageCx<'_>,
-        tools: &Tools,
-        tree: &Tree,
-        key: &Key,
-        out: &Path,
-    ) -> Result<(), BuildError> {
-        let uuid = key.as_uuid();
-        let epoch = cx.epoch_secs.to_string();
-        let file = fs::File::create(out).map_err(BuildError::io("create the disk", out))?;
-        file.set_len(u64::from(self.source.disk_mib) << 20)
-            .map_err(BuildError::io("size the disk", out))?;
-        drop(file);
-        tools
-            .run("mke2fs")?
-            .args([
-                "-q", "-F", "-t", "ext4", "-L", "root", "-m", "1", "-b", "4096", "-U", &uuid,
-            ])
-            // A journal would be written through copy-on-write memory; the disk lives as long as the power.
-            .args(["-O", "^has_journal,^resize_inode,^orphan_file"])
-            .args([
-                "-E",
-                &format!("hash_seed={uuid},lazy_itable_init=0,nodiscard,root_owner=0:0"),
-            ])
-            .arg("-d")
-            .arg(tree.path())
-            .arg(out)
-            .env("E2FSPROGS_FAKE_TIME", &epoch)
-            .env("SOURCE_DATE_EPOCH", &epoch)
-            .env("MKE2FS_CONFIG", "/nonexistent")
-            .output_on_tree(cx.sandbox)?;
-        Ok(())
-    }
 }
 
 fn pack(mkfs: Run, kernel: Option<&Path>, made: &[Made], scratch: &Path) -> Result<(), BuildError> {
