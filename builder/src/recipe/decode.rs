@@ -12,9 +12,10 @@ use toml::de::{DeTable, DeValue};
 use super::notes::{Lines, Notes};
 use super::problem::{Fault, Problems, excerpt, excerpt_key, list, nearest};
 use super::types::{
-    Debian, Dom0, Layers, Page, Recipe, Reference, Stream, User, Word, Xen, default_flavours,
-    default_outputs, default_timeout_secs,
+    Debian, Dom0, Layers, Page, Recipe, Stream, User, Xen, default_flavours, default_outputs,
+    default_timeout_secs,
 };
+use super::words::{Reference, Word};
 
 /// A longer recipe is refused unread.
 pub const MAX_RECIPE_BYTES: usize = 1 << 20;

@@ -4,6 +4,7 @@
 //! explained in `builder/docs/recipe.md`; the machine-readable form is `builder/recipe.schema.json`.
 //!
 //! - [`types`](self): the data, its defaults and its JSON schema.
+//! - `words`: what is said in one word.
 //! - `decode`: TOML tables to [`Recipe`], every unknown key and wrong type noted with its place.
 //! - `notes`: what it notes on the way.
 //! - `shape`: what single values may look like.
@@ -20,11 +21,10 @@ mod shape;
 mod ssh_key;
 mod types;
 mod validate;
+mod words;
 
 pub use decode::{MAX_RECIPE_BYTES, Names, parse};
 pub use problem::{Fault, MAX_PROBLEMS, Problem, Problems};
-pub use types::{
-    Component, Debian, Dom0, Flavour, Layers, Output, Page, Recipe, Reference, Stream, Suite, User,
-    Xen,
-};
+pub use types::{Debian, Dom0, Layers, Page, Recipe, Stream, User, Xen};
 pub use validate::Violation;
+pub use words::{Component, Flavour, Output, Reference, Suite};

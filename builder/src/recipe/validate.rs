@@ -8,7 +8,8 @@ use super::shape::{
     is_crypt_hash, is_label, is_locale, is_name, is_option, is_package, is_profile_file,
     is_public_key, is_reference_name, is_sha256, is_stream_url, is_title, is_url,
 };
-use super::types::{Output, Recipe, Reference, User};
+use super::types::{Recipe, User};
+use super::words::{Output, Reference};
 
 /// Most elements of an ordinary list, and of a list of packages.
 const MAX_ITEMS: usize = 64;
