@@ -2,6 +2,8 @@
 //!
 //! Ranges and formats stand in the schema attributes; they are checked by [`crate::Guest::parse`].
 use crate::GuestName;
+use crate::network::Network;
+use crate::source::Source;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -68,117 +70,6 @@ pub struct Guest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "text"))]
     pub notes: Option<String>,
-}
-
-/// Where a guest's bytes come from; exactly one of the keys.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Source {
-    /// A guest made of programs of this project alone.
-    Builtin(BuiltinGuest),
-    /// A Debian tree built with the image, on an ext4 disk.
-    Debian(DebianSource),
-    /// A disk, floppy or disc image made by others; the disk whose `image` is `disk.img`.
-    Image(ImageSource),
-    /// The same, fetched from an address; the lock file holds its digest.
-    Url(UrlSource),
-    /// A container image; its files become the guest's initramfs, and our init runs its program.
-    Oci(OciSource),
-}
-
-/// An image made by others, as it is published: raw, qcow2, VMDK or VHD, alone or inside gzip, xz, zstd, bzip2 or zip.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct ImageSource {
-    /// File name, looked for beside the definition and in the folders the user names; or an absolute path.
-    #[schemars(extend("format" = "image-path"))]
-    pub file: String,
-    /// SHA-256 of the file as published, 64 hexadecimal digits. Without it any file of that name is taken.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("format" = "sha256"))]
-    pub sha256: Option<String>,
-}
-
-/// An image made by others, fetched from where it is published. Held to `sha256`, or to what `sums` says when the lock is
-/// made; one of the two.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct UrlSource {
-    /// Address of the file: any image that `source.image` takes.
-    #[schemars(extend("format" = "url"))]
-    pub url: String,
-    /// SHA-256 of the file as published, 64 hexadecimal digits.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("format" = "sha256"))]
-    pub sha256: Option<String>,
-    /// Address of the publisher's list of SHA-256 or SHA-512 digests that names the file, as sha256sum(1) or BSD's sha256(1)
-    /// writes it. `https://`, unless `key` vouches for it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("format" = "url"))]
-    pub sums: Option<String>,
-    /// The publisher's OpenPGP key, armored, or signify(1) key, both lines. The list must be signed with it: by `signature`, else the list
-    /// itself has an OpenPGP cleartext signature around it, or signify's before it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("format" = "publisher-key"))]
-    pub key: Option<String>,
-    /// Address of the detached signature of the list; OpenPGP's armored or not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("format" = "url"))]
-    pub signature: Option<String>,
-}
-
-impl UrlSource {
-    /// The file's name: the last part of its address.
-    pub fn file_name(&self) -> &str {
-        self.url.rsplit('/').next().unwrap_or_default()
-    }
-}
-
-/// A container image: in a registry, or an OCI image layout, a folder or a tar file, as `skopeo copy` and `docker save` write it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct OciSource {
-    /// The layout, looked for beside the definition and in the folders the user names; or an absolute path. In a registry:
-    /// `docker://HOST/NAME:TAG` or `docker://HOST/NAME@sha256:…`; the tag is `latest` where none is said. This host is asked by
-    /// HTTP, another one only as `docker+http://…`.
-    #[schemars(extend("format" = "oci-image"))]
-    pub image: String,
-    /// Digest of the image's manifest, or of the list it is in, `sha256:` and 64 hexadecimal digits. Without it the only image of
-    /// the layout is taken; the lock file holds what a tag stands for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("format" = "oci-digest"))]
-    pub digest: Option<String>,
-    /// The program to run and its words, in place of what the image says.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "command_words")]
-    pub command: Vec<String>,
-}
-
-/// Guests made of programs of this project alone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum BuiltinGuest {
-    /// A kernel and an initramfs whose `/init` is `guest-page`.
-    Tiny,
-}
-
-/// A Debian tree built with the image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct DebianSource {
-    /// Suite, e.g. `trixie`.
-    #[schemars(extend("format" = "suite"))]
-    pub suite: String,
-    /// Packages besides the essential ones; dependencies are solved.
-    #[schemars(schema_with = "package_list")]
-    pub packages: Vec<String>,
-    /// Folder in `overlays/` laid over the tree.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("format" = "folder-name"))]
-    pub overlay: Option<String>,
-    /// Size of the disk image in MiB.
-    #[schemars(range(min = 64, max = 1_048_576))]
-    pub disk_mib: u32,
 }
 
 /// What the domain boots: kernel, initial RAM disk and command line.
@@ -353,86 +244,6 @@ pub enum Access {
     ReadOnly,
 }
 
-/// The guest's network card.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct Network {
-    /// How the guest is connected.
-    pub mode: NetworkMode,
-    /// Bridge in dom0 for mode `bridge`; one other than the house's own has settings of its own.
-    #[schemars(extend("format" = "interface-name"))]
-    pub bridge: String,
-    /// Fixed hardware address; without it one is derived from the guest's name.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("format" = "mac-address"))]
-    pub mac: Option<String>,
-    /// Fixed hardware address of the card on the LAN, for its DHCP server's reservations; without it one is derived from the name.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("format" = "mac-address"))]
-    pub lan_mac: Option<String>,
-    /// Fixed address on the house's network, 192.168.77.10 to .199; without it the guest's place in the catalogue gives one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("format" = "house-address"))]
-    pub address: Option<String>,
-    /// Ports of dom0 that lead to ports of the guest.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32))]
-    pub forwards: Vec<Forward>,
-}
-
-/// A port of dom0 that leads to a port of the guest, for whoever reaches dom0 over one of its cards.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Forward {
-    /// Port of dom0.
-    #[schemars(range(min = 1, max = 65535))]
-    pub port: u16,
-    /// Port of the guest.
-    #[schemars(range(min = 1, max = 65535))]
-    pub to: u16,
-    /// Protocol.
-    #[serde(default)]
-    pub protocol: Protocol,
-}
-
-/// A transport protocol.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, JsonSchema,
-)]
-#[serde(rename_all = "kebab-case")]
-pub enum Protocol {
-    /// TCP.
-    #[default]
-    Tcp,
-    /// UDP.
-    Udp,
-}
-
-impl Protocol {
-    /// The word used in TOML and in nftables.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-        }
-    }
-}
-
-/// How a guest is connected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum NetworkMode {
-    /// On the house's network, and by a second card on the LAN as soon as dom0 has a wired card with carrier.
-    #[default]
-    Bridge,
-    /// On the house's network alone: dom0 translates its addresses on the way out.
-    Nat,
-    /// On a network with dom0 alone: no other guest, no way out.
-    Isolated,
-    /// No network card at all.
-    None,
-}
-
 /// How to find out that a guest is up: an HTTP fetch, a text on its console or screen, or several of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -510,36 +321,6 @@ impl Default for Boot {
     }
 }
 
-impl Default for Network {
-    fn default() -> Self {
-        Self {
-            mode: NetworkMode::Bridge,
-            bridge: crate::address::DEFAULT_BRIDGE.to_owned(),
-            mac: None,
-            lan_mac: None,
-            address: None,
-            forwards: Vec::new(),
-        }
-    }
-}
-
-impl Network {
-    /// The bridge of the guest's first card, if it has one.
-    pub fn first_bridge(&self) -> Option<&str> {
-        match self.mode {
-            NetworkMode::Bridge => Some(&self.bridge),
-            NetworkMode::Nat => Some(crate::address::DEFAULT_BRIDGE),
-            NetworkMode::Isolated => Some(crate::address::QUIET_BRIDGE),
-            NetworkMode::None => None,
-        }
-    }
-
-    /// Whether the guest gets a card on the LAN besides the one in the house.
-    pub fn joins_lan(&self) -> bool {
-        self.mode == NetworkMode::Bridge && self.bridge == crate::address::DEFAULT_BRIDGE
-    }
-}
-
 impl Default for HttpHealth {
     fn default() -> Self {
         Self {
@@ -558,23 +339,6 @@ impl Guest {
             .as_ref()
             .map(|http| http.expect.as_deref().unwrap_or(self.name.as_str()))
     }
-}
-
-fn package_list(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({
-        "type": "array",
-        "items": { "type": "string", "format": "package-name" },
-        "minItems": 1,
-        "maxItems": 1000,
-    })
-}
-
-fn command_words(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({
-        "type": "array",
-        "items": { "type": "string", "format": "text" },
-        "maxItems": 256,
-    })
 }
 
 fn ssh_keys(_: &mut schemars::SchemaGenerator) -> schemars::Schema {

@@ -18,6 +18,7 @@ pub mod firewall;
 mod format;
 mod guest;
 mod name;
+mod network;
 mod oci;
 mod qemu;
 mod read;
@@ -25,20 +26,22 @@ mod render;
 mod resources;
 mod schema;
 pub mod screen;
+mod source;
 
 pub use catalogue::{Catalogue, Entry, nearest};
 pub use error::{GuestError, Problem, ProblemKind};
 pub use guest::{
-    Access, Answer, Boot, BootFrom, BuiltinGuest, DebianSource, Disk, Display, Forward, Guest,
-    Health, HttpHealth, ImageSource, Injection, Mode, Network, NetworkMode, OciSource, Protocol,
-    Seed, SeedFormat, Source, UrlSource,
+    Access, Answer, Boot, BootFrom, Disk, Display, Guest, Health, HttpHealth, Injection, Mode,
+    Seed, SeedFormat,
 };
 pub use name::GuestName;
+pub use network::{Forward, Network, NetworkMode, Protocol};
 pub use oci::OciReference;
 pub use qemu::{QemuHouse, QemuPlace, render_qemu, tap_name};
 pub use render::{PlacedDisk, Placement, cow_device_name, render_xl};
 pub use resources::Resources;
 pub use schema::{SCHEMA_JSON, generate_schema};
+pub use source::{BuiltinGuest, DebianSource, ImageSource, OciSource, Source, UrlSource};
 
 /// Modules that the `tiny` guest loads, in this order: the network front ends of Xen and of QEMU/KVM.
 ///
