@@ -17,6 +17,7 @@ mod ioctls;
 mod keymap;
 mod lan;
 mod lan_leases;
+mod list;
 mod logs;
 mod loopdev;
 mod machines;
@@ -228,7 +229,7 @@ fn run(command: Command) -> Result<(), Failure> {
     let house = House::at_home();
     match command {
         Command::Up => up::run(&house),
-        Command::List { json } => commands::list(&house, json),
+        Command::List { json } => list::list(&house, json),
         Command::Start { name, mode, json } => done(&house, json, &name, |house, name| {
             commands::start_in(house, name, mode.as_deref())
         }),
@@ -303,7 +304,7 @@ fn done(
     front::paint(house);
     let said = outcome?;
     if json {
-        commands::show(house, name)
+        list::show(house, name)
     } else {
         commands::print(&said)
     }
