@@ -3,8 +3,9 @@ use crate::error::Failure;
 use crate::house::{House, Hypervisor};
 use crate::program::XL;
 use crate::resize::{self, Change};
-use crate::start::{self, Manner, Starter};
+use crate::start::Starter;
 use crate::state::{Record, State};
+use crate::stop::{self, Manner};
 use crate::xl::toolstack;
 use crate::{logs, migrate, saved, screen, screens, terminal};
 use guest_catalog::Mode;
@@ -60,7 +61,7 @@ pub fn stop(house: &House, name: &str, now: bool) -> Result<String, Failure> {
     let entry = catalogue.find(name)?;
     need_hypervisor(house)?;
     let patience = if now { Duration::ZERO } else { STOP_PATIENCE };
-    start::stop(
+    stop::stop(
         house,
         &*toolstack(house),
         entry,
@@ -180,7 +181,7 @@ pub fn down(house: &House) -> Result<(), Failure> {
     }
     let catalogue = house.catalogue()?;
     let stop = |entry| {
-        start::stop(
+        stop::stop(
             house,
             &*toolstack(house),
             entry,

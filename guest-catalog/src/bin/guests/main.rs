@@ -3,6 +3,7 @@
 //! The catalogue lies in `/var/lib/gasthaus/guests/<name>/`, state in `/run/gasthaus/`. The domains themselves are
 //! `xl`'s; this program decides what is started when, with which disks, and whether it really came up.
 mod add;
+mod bridge;
 mod commands;
 mod consoles;
 mod daemons;
@@ -32,6 +33,7 @@ mod screen;
 mod screens;
 mod start;
 mod state;
+mod stop;
 mod tame;
 mod terminal;
 #[cfg(test)]

@@ -1,31 +1,25 @@
 //! Starting one guest: memory first, then disks, then each mode in turn until its health check is content.
+use crate::disks;
 use crate::error::Failure;
 use crate::health::{self, Since};
 use crate::house::{House, Hypervisor};
 use crate::machines;
-use crate::program::{self, IP};
 use crate::state::{Lock, Record, State, lock};
 use crate::xl::Toolstack;
-use crate::{disks, state};
-use guest_catalog::address::{self, BRIDGE_PREFIX_LEN};
 use guest_catalog::{Entry, Mode, Resources};
 use std::fs;
-use std::net::Ipv4Addr;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a command waits for another one on the same guest.
-const LOCK_LIMIT: Duration = Duration::from_secs(60);
+pub const LOCK_LIMIT: Duration = Duration::from_secs(60);
 /// Pause between two looks at a starting guest.
-const LOOK_PAUSE: Duration = Duration::from_millis(500);
+pub const LOOK_PAUSE: Duration = Duration::from_millis(500);
 /// Pause between two questions whether its domain still lives: each runs `xl`, which takes a second of the processor
 /// that the guest needs when the machine is emulated.
 const ALIVE_PAUSE: Duration = Duration::from_secs(5);
 /// How long a domain may be shut down or missing: one that resets itself is built again by `xl`.
 const RESET_LIMIT: Duration = Duration::from_secs(20);
-/// How long a start waits for the bridge, which comes with dom0's network, and how often it looks.
-const BRIDGE_LIMIT: Duration = Duration::from_secs(90);
-const BRIDGE_PAUSE: Duration = Duration::from_millis(250);
 /// How long a start waits for others to take the memory they announced.
 const MEMORY_LIMIT: Duration = Duration::from_secs(120);
 
@@ -319,51 +313,6 @@ impl<'h> Starter<'h> {
         outcome
     }
 
-    /// Guests start before dom0's network is up, since all else that they need is there much earlier; only their cards need
-    /// a bridge to be plugged into. The house's own are made here if need be: networkd takes over a bridge that it finds, with
-    /// the settings it has. Other bridges have settings of their own and are waited for.
-    fn wait_for_bridge(&self, entry: &Entry) -> Result<(), Failure> {
-        let Some(bridge) = entry.guest.network.first_bridge() else {
-            return Ok(());
-        };
-        let started = Instant::now();
-        if let Some(address) = address::house_address(&entry.guest)
-            && !self.house.has_bridge(bridge)
-        {
-            self.make_bridge(bridge, address);
-        }
-        while !self.house.has_bridge(bridge) {
-            if started.elapsed() >= BRIDGE_LIMIT {
-                return Err(Failure::NoBridge {
-                    guest: entry.guest.name.to_string(),
-                    bridge: bridge.to_owned(),
-                    waited: BRIDGE_LIMIT,
-                });
-            }
-            std::thread::sleep(BRIDGE_PAUSE);
-        }
-        Ok(())
-    }
-
-    /// Makes one of the house's own bridges, up and with its address: guests answer there before networkd has come so far.
-    fn make_bridge(&self, bridge: &str, address: Ipv4Addr) {
-        let link = format!("link add name {bridge} up type bridge stp_state 0 forward_delay 0");
-        let address = format!("address add {address}/{BRIDGE_PREFIX_LEN} dev {bridge}");
-        for (line, purpose) in [
-            (link, "make the bridge"),
-            (address, "give the bridge its address"),
-        ] {
-            let words: Vec<&str> = line.split(' ').collect();
-            if let Err(failure) = program::run(IP, &words, purpose, BRIDGE_LIMIT) {
-                // Made by the other guest's start or by networkd meanwhile; if not, the wait for it will tell.
-                if !self.house.has_bridge(bridge) {
-                    println!("guests: {}", failure.in_one_line());
-                }
-                return;
-            }
-        }
-    }
-
     /// Makes sure that there is memory for `entry` besides what others, starting now, will take.
     fn announce(&self, entry: &Entry) -> Result<u64, Failure> {
         let needed_mib = Resources::of(&entry.guest).hypervisor_mib;
@@ -453,56 +402,6 @@ fn not_up(entry: &Entry, failed: Vec<(Mode, String)>) -> Failure {
             .map(|(mode, reason)| format!("{mode}: {reason}"))
             .collect(),
     }
-}
-
-/// How to stop a guest.
-#[derive(Debug, Clone, Copy)]
-pub struct Manner {
-    /// How long it is asked before it is switched off; zero: not asked at all.
-    pub patience: Duration,
-    /// Whether the house closes: then a start in progress is not waited for.
-    pub closing: bool,
-}
-
-/// Stops a guest. One that is not there is stopped already.
-pub fn stop(
-    house: &House,
-    tools: &dyn Toolstack,
-    entry: &Entry,
-    manner: Manner,
-) -> Result<(), Failure> {
-    let name = &entry.guest.name;
-    let limit = if manner.closing {
-        Duration::ZERO
-    } else {
-        LOCK_LIMIT
-    };
-    let _lock = match state::lock(house, name, limit) {
-        Err(Failure::Busy { .. }) if manner.closing => None,
-        lock => Some(lock?),
-    };
-    // First the record: the watch must not take the end for a death.
-    Record::load(house, name).enter(house, name, State::Stopped, None)?;
-    let name = name.as_str();
-    let alive = tools.domain(name)?.is_some_and(|domain| !domain.dead);
-    if alive && !manner.patience.is_zero() {
-        match tools.shutdown(name) {
-            Ok(()) => wait_gone(tools, name, manner.patience)?,
-            Err(failure) => println!("guests: {failure}; switching it off"),
-        }
-    }
-    if tools.domain(name)?.is_some() {
-        tools.destroy(name)?;
-    }
-    Ok(())
-}
-
-fn wait_gone(tools: &dyn Toolstack, name: &str, patience: Duration) -> Result<(), Failure> {
-    let started = Instant::now();
-    while started.elapsed() < patience && tools.domain(name)?.is_some_and(|domain| !domain.dead) {
-        std::thread::sleep(LOOK_PAUSE);
-    }
-    Ok(())
 }
 
 #[cfg(test)]

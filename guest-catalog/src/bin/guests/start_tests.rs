@@ -1,5 +1,6 @@
 //! Order of modes, memory and clean-up when guests start and stop.
 use super::*;
+use crate::stop::{Manner, stop};
 use crate::testing::{ListTools, house};
 
 const DIED: &str = "no page yet";
