@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::ReadAt;
+use super::contents::MAX_TRACED_BLOCKS;
 use super::erofs::{self, ErofsError, NamedExtent};
-use super::request::MAX_TRACED_BLOCKS;
 use crate::format::{BLOCK_BYTES, FileProfile, Name, Trace, TraceRun};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;

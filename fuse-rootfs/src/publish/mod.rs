@@ -6,10 +6,13 @@
 mod bundles;
 pub mod by_file;
 mod chunks;
+mod contents;
 mod cut;
 pub mod erofs;
 mod error;
+mod index;
 mod key;
+mod opened;
 mod pack;
 mod pages;
 mod profiles;

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use super::bundles::{self, Bundle, Plan};
 use super::by_file::{Mapped, to_blocks, to_files};
+use super::contents::add_trace;
 use super::erofs::{self, ErofsError};
+use super::index::{index_before, next_serial};
 use super::pages::put_if_new;
-use super::request::{add_trace, index_before, next_serial};
 use super::round_up::round_up;
 use super::stored::StoredImage;
 use super::upkeep::{find_system, find_version};

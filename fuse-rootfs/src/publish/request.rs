@@ -1,30 +1,21 @@
 //! One publish, from images to a signed head.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use sha2::{Digest as _, Sha256};
 
-use super::bundles::{self, Bundle, Plan};
-use super::by_file::Mapped;
 use super::chunks::{self, Counts, Job, Known};
+use super::contents::make_bundles;
 use super::cut;
-use super::erofs::{self, Extent};
+use super::index::{index_after, index_before};
+use super::opened::Opened;
 use super::pages::{put_if_new, store_pages};
-use super::profiles::{Before, Profile, of_predecessor, small};
-use super::round_up::round_up;
-use super::{ImageFile, Packing, PublishError, ReadAt, SigningKey, StoreWriter, Windows};
+use super::profiles::{Before, Profile, of_predecessor};
+use super::{Packing, PublishError, ReadAt as _, SigningKey, StoreWriter};
 use crate::format::{
-    BLOCK_BYTES, BundleKind, CHUNK_BYTES, Digest, Head, HeadError, Index, Label, Layer, LayerKind,
-    Manifest, Name, ObjectKind, System, Trace, VerifyKey, Version,
+    CHUNK_BYTES, Digest, Index, Label, Layer, LayerKind, Manifest, Name, ObjectKind, System,
+    VerifyKey, Version,
 };
-
-/// Blocks of metadata of one layer that go into the bundle at most (64 MiB): a file system of a million files has a third of it.
-const MAX_META_BLOCKS: u64 = 16_384;
-/// The first blocks of an image (16 KiB), in which probers look for superblocks: read by every boot, before anything else.
-const PROBED_BLOCKS: u64 = 4;
-/// Blocks of a trace that are looked at, those named twice included: 256 GiB.
-pub(super) const MAX_TRACED_BLOCKS: u64 = 1 << 26;
 
 /// An image to publish.
 #[derive(Clone, Debug)]
@@ -286,59 +277,6 @@ pub fn publish(
     })
 }
 
-/// An image that is read, and what is known of it.
-struct Opened<'a> {
-    image: &'a Image,
-    file: ImageFile,
-    /// Where its files lie; `None` for what is cut at fixed lengths.
-    extents: Option<Vec<Extent>>,
-    modified: Option<std::time::SystemTime>,
-}
-
-impl<'a> Opened<'a> {
-    fn open(image: &'a Image) -> Result<Self, PublishError> {
-        let path = &image.path;
-        let file = File::open(path).map_err(PublishError::io("open", path))?;
-        let modified = file.metadata().and_then(|m| m.modified()).ok();
-        let file = ImageFile::new(file).map_err(PublishError::io("read", path))?;
-        let extents = if image.fixed_bytes.is_some() || !erofs::is_erofs(&file) {
-            None
-        } else {
-            let windows = Windows::new(&file);
-            let found = erofs::file_extents(&windows).map_err(|source| PublishError::Image {
-                path: path.clone(),
-                source,
-            })?;
-            Some(found)
-        };
-        Ok(Self {
-            image,
-            file,
-            extents,
-            modified,
-        })
-    }
-
-    fn mapped(&self) -> Result<Mapped, PublishError> {
-        let is_erofs = self.extents.is_some();
-        Mapped::new(&self.image.name, &self.file, is_erofs).map_err(|source| PublishError::Image {
-            path: self.image.path.clone(),
-            source,
-        })
-    }
-
-    fn check_unchanged(&self) -> Result<(), PublishError> {
-        let path = &self.image.path;
-        let now = std::fs::metadata(path).map_err(PublishError::io("read", path))?;
-        if now.modified().ok() == self.modified
-            && (!now.is_file() || now.len() == self.file.bytes())
-        {
-            return Ok(());
-        }
-        Err(PublishError::ImageChanged { path: path.clone() })
-    }
-}
-
 fn store_layer(
     job: &Job<'_>,
     known: &Known,
@@ -398,211 +336,4 @@ fn same_before<'a>(
     let equal =
         manifest.layers.len() == layers.len() && manifest.layers.iter().zip(layers).all(same);
     equal.then_some(Before { store, manifest })
-}
-
-/// The bundle of metadata and one per profile, by name.
-fn make_bundles(
-    request: &PublishRequest,
-    profiles: &[(Name, Profile)],
-    opened: &[Opened<'_>],
-    layers: &[Layer],
-    before: Option<&Before<'_>>,
-) -> Result<Vec<Bundle>, PublishError> {
-    let images: Vec<(&dyn ReadAt, &Path)> = opened
-        .iter()
-        .map(|o| (&o.file as &dyn ReadAt, o.image.path.as_path()))
-        .collect();
-    let build = |name: Name, kind, plan: &Plan, packing| match before
-        .and_then(|before| before.bundle(&name, kind, plan))
-    {
-        Some(bundle) => Ok(bundle),
-        None => bundles::build(name, kind, plan, &images, packing, request.threads),
-    };
-    let mut meta = Plan::default();
-    // What a boot reads of it first comes first.
-    let mut all = Plan::default();
-    for (number, opened) in (0u16..).zip(opened) {
-        if let Some(extents) = &opened.extents {
-            add_metadata(&mut all, number, extents, opened.file.bytes());
-        }
-    }
-    let mapped = match profiles.iter().any(|(_, profile)| profile.is_by_file()) {
-        true => opened
-            .iter()
-            .map(Opened::mapped)
-            .collect::<Result<_, _>>()?,
-        false => Vec::new(),
-    };
-    for (_, profile) in profiles {
-        let trace = profile.blocks(&mapped);
-        add_trace(&mut meta, &trace, layers, &|layer, block| {
-            all.has(layer, block)
-        });
-    }
-    for (layer, block) in all.blocks() {
-        meta.push(layer, block);
-    }
-    let mut bundles = Vec::new();
-    if !meta.is_empty() {
-        // The constant is a name.
-        let name = Name::new("meta").map_err(|_| PublishError::Panicked)?;
-        bundles.push(build(name, BundleKind::Meta, &meta, request.packing)?);
-    }
-    for (name, profile) in profiles {
-        // Every reader has the metadata already.
-        let mut plan = Plan::without(&meta);
-        add_trace(&mut plan, &profile.blocks(&mapped), layers, &|_, _| true);
-        for (number, opened) in (0u16..).zip(opened) {
-            let extents = opened.extents.as_deref().unwrap_or_default();
-            if !round_up(&mut plan, number, extents) {
-                break;
-            }
-        }
-        // One that was given must fit; of one that comes from other images nothing may be left.
-        match (plan.is_empty(), profile.is_by_file()) {
-            (true, false) => return Err(PublishError::EmptyProfile { name: name.clone() }),
-            (true, true) => continue,
-            (false, _) => {}
-        }
-        let (plan, packing) = (plan.gathered(), small(request.packing));
-        bundles.push(build(name.clone(), BundleKind::Profile, &plan, packing)?);
-    }
-    bundles.sort_by(|a, b| a.stated.name.cmp(&b.stated.name));
-    Ok(bundles)
-}
-
-/// Adds what lies between files, and what everybody reads who looks at what an image is.
-fn add_metadata(plan: &mut Plan, layer: u16, extents: &[Extent], image_bytes: u64) {
-    let block = u64::from(BLOCK_BYTES);
-    let ends = extents
-        .iter()
-        .map(|extent| extent.start)
-        .chain([image_bytes]);
-    let starts = [0]
-        .into_iter()
-        .chain(extents.iter().map(|extent| extent.end));
-    let between = starts
-        .zip(ends)
-        .filter(|(start, end)| start < end)
-        .flat_map(|(start, end)| start / block..end.div_ceil(block));
-    let probed = 0..PROBED_BLOCKS.min(image_bytes.div_ceil(block));
-    for block in probed.chain(between).take(MAX_META_BLOCKS as usize) {
-        if !plan.push(layer, block) {
-            return;
-        }
-    }
-}
-
-/// Adds the blocks of a trace that these layers have and that are `wanted`.
-pub(super) fn add_trace(
-    plan: &mut Plan,
-    trace: &Trace,
-    layers: &[Layer],
-    wanted: &dyn Fn(u16, u64) -> bool,
-) {
-    // A trace comes from some machine: one that names the whole image in every line must not keep us for days.
-    let mut visits = MAX_TRACED_BLOCKS;
-    for run in &trace.runs {
-        let found = (0u16..)
-            .zip(layers)
-            .find(|(_, layer)| layer.name == run.layer);
-        let Some((number, layer)) = found else {
-            continue;
-        };
-        let end = run
-            .first_block
-            .saturating_add(run.blocks.into())
-            .min(layer.blocks());
-        for block in run.first_block..end {
-            visits = visits.saturating_sub(1);
-            if visits == 0 || (wanted(number, block) && !plan.push(number, block)) {
-                return;
-            }
-        }
-    }
-}
-
-/// The index so far, if there is a store, and whether `key` signed it; else one of `old_keys` must have.
-pub(super) fn index_before(
-    writer: &StoreWriter,
-    old_keys: &[VerifyKey],
-    key: &SigningKey,
-) -> Result<Option<(Index, bool)>, PublishError> {
-    let Some(head) = writer.store().head()? else {
-        return Ok(None);
-    };
-    let with = |keys: &[VerifyKey]| Head::open(&head, keys, 0);
-    let opened = match with(std::slice::from_ref(key.public())) {
-        Err(HeadError::UnknownKey { .. }) if !old_keys.is_empty() => {
-            with(old_keys).map(|index| (index, false))
-        }
-        opened => opened.map(|index| (index, true)),
-    };
-    opened.map(Some).map_err(|source| PublishError::Head {
-        path: writer.store().dir().to_owned(),
-        source,
-    })
-}
-
-/// The index with `version` as the latest of its system, where the system is in it, and what fell out.
-fn index_after(
-    before: Option<&Index>,
-    request: &PublishRequest,
-    version: Version,
-) -> (Index, usize, Vec<Name>) {
-    let mut index = before.cloned().unwrap_or(Index {
-        serial: 0,
-        signed_secs: 0,
-        default_system: 0,
-        systems: Vec::new(),
-    });
-    let default = index.system(None).map(|system| system.name.clone());
-    let found = index
-        .systems
-        .binary_search_by(|system| system.name.cmp(&request.system));
-    let at = match found {
-        Ok(at) => at,
-        Err(at) => {
-            let system = System {
-                name: request.system.clone(),
-                label: Label::default(),
-                default_version: 0,
-                versions: Vec::new(),
-            };
-            index.systems.insert(at, system);
-            at
-        }
-    };
-    let system = &mut index.systems[at];
-    if let Some(label) = &request.system_label {
-        system.label = label.clone();
-    }
-    system.versions.retain(|other| other.id != version.id);
-    system.versions.insert(0, version);
-    system.default_version = 0;
-    let kept = request
-        .keep
-        .unwrap_or(usize::MAX)
-        .max(1)
-        .min(system.versions.len());
-    let dropped = system
-        .versions
-        .split_off(kept)
-        .into_iter()
-        .map(|v| v.id)
-        .collect();
-    // The default system stays the one it was, wherever it lies now.
-    let default = index
-        .systems
-        .iter()
-        .position(|system| Some(&system.name) == default.as_ref());
-    index.default_system = default.unwrap_or(0) as u16; // at most 256 systems, which `encode` checks
-    next_serial(&mut index, request.signed_secs);
-    (index, at, dropped)
-}
-
-/// Gives `index` the next serial (FORMAT.md §12).
-pub(super) fn next_serial(index: &mut Index, now_secs: u64) {
-    index.serial = index.serial.saturating_add(1).max(now_secs);
-    index.signed_secs = now_secs;
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::PathBuf;
 
-use super::request::{index_before, next_serial};
+use super::index::{index_before, next_serial};
 use super::{PublishError, SigningKey, Store, StoreWriter};
 use crate::format::{Digest, Index, Layer, Manifest, Name, ObjectKind, System, VerifyKey, Version};
 
