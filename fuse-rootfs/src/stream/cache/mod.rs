@@ -7,6 +7,7 @@ pub mod container;
 mod dir;
 pub mod donors;
 pub mod folder;
+mod layout;
 mod slots;
 
 use std::io;
