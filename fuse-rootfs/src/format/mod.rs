@@ -15,6 +15,7 @@ mod digest;
 mod error;
 mod head;
 mod index;
+mod layer;
 mod manifest;
 mod name;
 mod page;
@@ -31,9 +32,9 @@ pub use digest::Digest;
 pub use error::FormatError;
 pub use head::{Head, HeadError, MAX_HEAD_BYTES, VerifyKey};
 pub use index::{Index, MAX_INDEX_BYTES, System, Version};
+pub use layer::{Layer, LayerKind, PageRef};
 pub use manifest::{
-    BundleKind, BundleRef, Layer, LayerKind, MAX_LAYERS, MAX_MANIFEST_BYTES, MAX_STACKED_LAYERS,
-    Manifest, PageRef,
+    BundleKind, BundleRef, MAX_LAYERS, MAX_MANIFEST_BYTES, MAX_STACKED_LAYERS, Manifest,
 };
 pub use name::{Label, Name};
 pub use page::{ChunkRef, MAX_PAGE_CHUNKS, Page};
