@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod dhcp;
 pub mod menu;
 pub mod network;
+mod nic;
 pub mod notes;
 pub mod params;
 pub mod progress;
