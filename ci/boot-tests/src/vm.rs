@@ -302,15 +302,27 @@ impl Vm {
     /// host it says more about the cost of a boot than the clock does. Zero when the machine is gone.
     #[must_use]
     pub fn processor_secs(&self) -> f64 {
-        let ticks: u64 = fs::read_dir("/proc")
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok())
+        let ticks: u64 = process_stats()
             .filter_map(|stat| ticks_in_group(&stat, self.child.id()))
             .sum();
         ticks as f64 / rustix::param::clock_ticks_per_second() as f64
     }
+}
+
+/// What /proc says of each process: proc_pid_stat(5).
+fn process_stats() -> impl Iterator<Item = String> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok())
+}
+
+/// Whether a process belongs to process group `group` and still has open files: until its last thread is gone (fields 3 and 20).
+fn lives_in_group(stat: &str, group: u32) -> bool {
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
+    let is_in_group = fields
+        .get(2)
+        .is_some_and(|&field| field == group.to_string());
+    is_in_group && (fields.first() != Some(&"Z") || fields.get(17) != Some(&"1"))
 }
 
 /// User and system ticks of a process (proc_pid_stat(5), fields 14 and 15) if it belongs to process group `group`
@@ -353,7 +365,8 @@ impl Drop for Group {
     }
 }
 
-/// Kills `child` and all of the process group it leads, and waits for it.
+/// Kills `child` and all of the process group it leads, and waits for all of them: QEMU is the child's child, and what it has locked
+/// is free only when it is gone.
 pub(crate) fn end_group(child: &mut Child) {
     if let Ok(Some(_)) = child.try_wait() {
         return; // gone already; its number may be somebody else's by now
@@ -363,11 +376,17 @@ pub(crate) fn end_group(child: &mut Child) {
         let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
     }
     drop(child.wait());
+    let killed = Instant::now();
+    while process_stats().any(|stat| lives_in_group(&stat, child.id()))
+        && killed.elapsed() < CONNECT_LIMIT
+    {
+        thread::sleep(POLL_PAUSE);
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{in_order, ticks_in_group};
+    use super::{in_order, lives_in_group, ticks_in_group};
 
     #[test]
     fn ticks_are_those_of_the_group() {
@@ -375,6 +394,24 @@ mod tests {
         assert_eq!(ticks_in_group(stat, 42), Some(175));
         assert_eq!(ticks_in_group(stat, 43), None);
         assert_eq!(ticks_in_group("7 (a) S 1 42", 42), None);
+    }
+
+    #[test]
+    fn a_process_lives_until_its_last_thread_is_gone() {
+        let stat = |state: &str, threads: u32| {
+            format!(
+                "7 (a) b (c)) {state} 1 42 42 0 -1 4194304 9 0 0 0 150 25 3 4 20 0 {threads} 0 100"
+            )
+        };
+        for (state, threads, lives) in [("S", 1, true), ("Z", 3, true), ("Z", 1, false)] {
+            assert_eq!(
+                lives_in_group(&stat(state, threads), 42),
+                lives,
+                "{state} {threads}"
+            );
+            assert!(!lives_in_group(&stat(state, threads), 43));
+        }
+        assert!(!lives_in_group("7 (a", 42));
     }
 
     #[test]
