@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# ci/bench guests: ten `tiny` guests at once in 3 GiB, below QEMU's interpreter: each hypervisor of the recipe's menu. What one more takes to
-# be up, and what memory it holds.
+# ci/bench guests: ten `tiny` guests at once in 3 GiB, below QEMU's interpreter: each hypervisor of the recipe's menu, and libvirt on the
+# same first system under KVM. What one more takes to be up, and what memory it holds.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 ci/lib/install.sh
@@ -21,7 +21,13 @@ for number in 1 2 3 4 5 6 7 8 9 10; do
 done
 list() { local IFS=,; echo "$*"; }
 sed -e '0,/^name = /s/^name = .*/name = "ten"/' -e "s|^guests = .*|guests = [$(list "${files[@]}")]|" builder/recipes/demo.toml >"$dir/ten.toml"
-cp gasthaus.lock "$dir/gasthaus.lock" # the same packages
+cp gasthaus.lock "$dir/gasthaus.lock" # the same packages, and some more
+# Libvirt finds no policies there, and no users of its own.
+mkdir -p "$dir/libvirt/root/etc/libvirt"
+printf 'security_driver = "none"\nuser = "root"\ngroup = "root"\n' >"$dir/libvirt/root/etc/libvirt/qemu.conf"
+printf 'target = "dom0"\ndescription = "Settings of libvirt"\n' >"$dir/libvirt/overlay.toml"
+libvirt='"libvirt-daemon-system", "libvirt-daemon-driver-qemu", "libvirt-clients", "virtinst", "qemu-system-x86"'
+sed -i -e "s/^packages = .*/packages = [$libvirt]/" -e 's|^overlays = .*|overlays = ["./libvirt"]|' "$dir/ten.toml"
 "$gasthaus" build "$dir/ten.toml" --out "$dir/out" >&2
 
 rows=$dir/guests.tsv
