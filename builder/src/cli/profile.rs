@@ -257,7 +257,7 @@ fn record(
             Hypervisor::Xen => wanted.name.clone(),
             Hypervisor::None => profile::plain_name(wanted.name),
         };
-        all.push((name, Profile::Blocks(report.into_profile_trace())));
+        all.push((name, Profile::from(report)));
     }
     Ok(all)
 }

@@ -113,7 +113,7 @@ impl Taken {
     #[must_use]
     pub fn into_profile(self) -> Profile {
         match self {
-            Self::Report(report) => Profile::Blocks(report.into_profile_trace()),
+            Self::Report(report) => report.into(),
             Self::Trace(trace) => Profile::Blocks(trace),
             Self::Files(files) => Profile::Files(files),
         }

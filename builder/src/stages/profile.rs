@@ -162,10 +162,7 @@ impl Profiles {
             let part = if missing.is_xen { "xen" } else { "plain" };
             let recorded = cx.stage(STAGE, part, || Ok((keep(cx, missing, &recording)?, false)));
             match recorded {
-                Ok(report) => add.push((
-                    missing.name.clone(),
-                    Profile::Blocks(report.into_profile_trace()),
-                )),
+                Ok(report) => add.push((missing.name.clone(), Profile::from(report))),
                 Err(BuildError::Record(error)) => cx.ui.line(&format!(
                     "the profile `{}` could not be recorded, the store goes without: {error}",
                     missing.name

@@ -315,22 +315,25 @@ fn process_stats() -> impl Iterator<Item = String> {
     processes.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok())
 }
 
-/// Whether a process belongs to process group `group` and still has open files: until its last thread is gone (fields 3 and 20).
-fn lives_in_group(stat: &str, group: u32) -> bool {
-    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-    let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
-    let is_in_group = fields
-        .get(2)
-        .is_some_and(|&field| field == group.to_string());
-    is_in_group && (fields.first() != Some(&"Z") || fields.get(17) != Some(&"1"))
+/// The fields of a process from the third on, if it belongs to process group `group` (field 5). The name before them may hold
+/// anything, so they are counted from its closing parenthesis.
+fn fields_in_group(stat: &str, group: u32) -> Option<Vec<&str>> {
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+    let found = fields.get(2)?.parse::<u32>().ok()?;
+    (found == group).then_some(fields)
 }
 
-/// User and system ticks of a process (proc_pid_stat(5), fields 14 and 15) if it belongs to process group `group`
-/// (field 5). The name before them may hold anything, so the fields are counted from its closing parenthesis.
+/// Whether a process of process group `group` still has open files: until its last thread is gone (fields 3 and 20).
+fn lives_in_group(stat: &str, group: u32) -> bool {
+    fields_in_group(stat, group)
+        .is_some_and(|fields| fields.first() != Some(&"Z") || fields.get(17) != Some(&"1"))
+}
+
+/// User and system ticks of a process of process group `group` (fields 14 and 15).
 fn ticks_in_group(stat: &str, group: u32) -> Option<u64> {
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+    let fields = fields_in_group(stat, group)?;
     let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
-    (number(2)? == u64::from(group)).then_some(number(11)? + number(12)?)
+    Some(number(11)? + number(12)?)
 }
 
 impl Drop for Vm {

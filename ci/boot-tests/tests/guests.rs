@@ -1,7 +1,7 @@
 //! `gasthaus guest try`: guests booted alone on this host, by emulation, until they are up as their definitions say.
 //!
 //! One guest is made here, so that every host can run it: a FAT floppy whose boot sector speaks on screen and serial
-//! line. The real ones need the images their makers publish, in the folder that `GASTHAUS_IMAGES` names.
+//! line. The real ones need the images their makers publish, in the folder that `GASTHAUS_IMAGES` names, or Debian's packages.
 
 #[path = "guests/container.rs"]
 mod container;
@@ -157,15 +157,19 @@ fn wrong_and_missing_images_are_refused_before_qemu_starts() {
 fn real_guests_come_up() {
     let images = env::var_os("GASTHAUS_IMAGES").map(PathBuf::from);
     for (guest, file, place) in [
-        ("freedos", "freedos-1.4M.img", ""),
-        ("openbsd", "openbsd-2.8-install-floppy.img", ""),
-        ("plan9", "plan9-2010-floppy.img", ""),
-        ("invaders", "invaders.exec", "/boot"),
-        ("uefi-shell", "shellx64.efi", "/usr/share/efi-shell-x64"),
+        ("freedos", "freedos-1.4M.img", None),
+        ("openbsd", "openbsd-2.8-install-floppy.img", None),
+        ("plan9", "plan9-2010-floppy.img", None),
+        ("invaders", "invaders.exec", Some("/boot")),
+        (
+            "uefi-shell",
+            "shellx64.efi",
+            Some("/usr/share/efi-shell-x64"),
+        ),
     ] {
-        let places = images.iter().cloned().chain([PathBuf::from(place)]);
-        let found = places.filter(|place| !place.as_os_str().is_empty());
-        let Some(images) = found.into_iter().find(|place| place.join(file).is_file()) else {
+        // Where its makers' image was put, or where Debian's package has it.
+        let mut places = images.iter().cloned().chain(place.map(PathBuf::from));
+        let Some(folder) = places.find(|place| place.join(file).is_file()) else {
             // Only newer releases of Debian have the shell in a package.
             let may_miss = guest == "uefi-shell" || env::var_os("CI").is_none();
             assert!(may_miss, "{guest}: no {file} in {images:?}, {place:?}");
@@ -174,7 +178,7 @@ fn real_guests_come_up() {
             ));
             continue;
         };
-        let output = try_guest(guest, &images, &[]);
+        let output = try_guest(guest, &folder, &[]);
         tell(said(&output).trim_end());
         assert!(output.status.success(), "{guest}");
     }

@@ -15,7 +15,7 @@ use super::upkeep::{find_system, find_version};
 use super::{Packing, PublishError, ReadAt, SigningKey, Store, StoreWriter};
 use crate::format::{
     BundleHeader, BundleKind, BundleRef, Codec, Digest, FileProfile, Index, LayerKind, Manifest,
-    Name, ObjectKind, System, Trace, TraceRun, Unpacker, Version,
+    Name, ObjectKind, Report, System, Trace, TraceRun, Unpacker, Version,
 };
 
 /// A recorded run.
@@ -30,6 +30,13 @@ pub enum Profile {
 impl From<Trace> for Profile {
     fn from(trace: Trace) -> Self {
         Self::Blocks(trace)
+    }
+}
+
+impl From<Report> for Profile {
+    /// What a boot read until it was ready, and a little of what came behind.
+    fn from(report: Report) -> Self {
+        Self::Blocks(report.into_profile_trace())
     }
 }
 

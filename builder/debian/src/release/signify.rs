@@ -12,7 +12,7 @@ use super::{ListError, MAX_INRELEASE_BYTES};
 const COMMENT: &str = "untrusted comment: ";
 /// Pure Ed25519; minisign's `ED` signs a digest, which signify does not know.
 const ALGORITHM: &[u8; 2] = b"Ed";
-/// Longest comment, of signify's own writing: 1024 bytes.
+/// Longest line of a comment; signify writes up to 1024 bytes behind the words above.
 const MAX_COMMENT_BYTES: usize = 1100;
 
 /// Whether `key` is one of signify.
@@ -85,7 +85,7 @@ fn line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     (!line.is_empty()).then_some((line, rest))
 }
 
-/// As signify's own messages do not: its key numbers are told as they lie in the file.
+/// The name of a key, its bytes in the order of the file.
 fn hex(name: [u8; 8]) -> String {
     name.iter().map(|byte| format!("{byte:02X}")).collect()
 }
