@@ -64,13 +64,16 @@ pub struct Built {
 
 impl Built {
     pub(super) fn image(path: PathBuf, manifest: &BuildManifest, unchanged: bool) -> Self {
-        let how = if unchanged { "unchanged" } else { "built" };
-        let said = format!(
-            "{how}: {} in {:.1} s, build {}",
-            human_bytes(manifest.image.bytes),
-            manifest.run.seconds,
-            manifest.build_id
-        );
+        let (bytes, id) = (human_bytes(manifest.image.bytes), &manifest.build_id);
+        // The seconds in the manifest are those of the run that wrote the image.
+        let said = if unchanged {
+            format!("unchanged: {bytes}, build {id}")
+        } else {
+            format!(
+                "built: {bytes} in {:.1} s, build {id}",
+                manifest.run.seconds
+            )
+        };
         Self { path, said }
     }
 }
