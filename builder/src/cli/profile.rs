@@ -38,7 +38,7 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         iso: PathBuf,
 
-        /// The profile's name; that of a boot without hypervisor ends in `-plain`
+        /// The profile's name; those of boots without hypervisor, and without guests, end in `-plain` and `-dom0`
         #[arg(long, value_name = "NAME", value_parser = name, default_value = "ready")]
         name: Name,
 
@@ -259,6 +259,7 @@ fn record(
         };
         all.push((name, Profile::from(report)));
     }
+    profile::add_dom0(&mut all, wanted.name);
     Ok(all)
 }
 

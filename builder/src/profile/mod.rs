@@ -5,10 +5,12 @@
 //! | `machine.rs` | QEMU, with hypervisor, kernel and initramfs given directly: no boot loader, no medium |
 //! | `receiver.rs` | takes the boot report, which the machine sends |
 //! | `taken.rs` | reads what people hand in: boot reports, traces, profiles by files |
+//! | `variants.rs` | names and makes the profiles of other boots of the same version |
 
 mod machine;
 mod receiver;
 mod taken;
+mod variants;
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,6 +21,7 @@ use fuse_rootfs::format::{Name, Report, ReportError};
 
 pub use machine::Parts;
 pub use taken::{Taken, TakenError};
+pub use variants::{add_dom0, dom0_name, plain_name};
 
 use crate::cli::ui::Ui;
 use crate::definition::Dom0Definition;
@@ -238,12 +241,6 @@ fn record_with(
 /// If it is no net ISO.
 pub fn parts_of_iso(iso: &Path, dir: &Path, with_xen: bool) -> Result<Parts, BuildError> {
     machine::parts_of_iso(iso, dir, with_xen)
-}
-
-/// What the profile of a boot without hypervisor is called; `gasthaus-live` prefers it there.
-#[must_use]
-pub fn plain_name(name: &Name) -> Name {
-    Name::new(&format!("{name}-plain")).unwrap_or_else(|_| name.clone()) // too long: then it is one for both
 }
 
 /// Where QEMU is, if it is there.

@@ -18,7 +18,9 @@ use super::store::Contents;
 use crate::cache::Key;
 use crate::error::BuildError;
 use crate::pipeline::{BuildRequest, ProfileMode};
-use crate::profile::{self, LIMIT, Parts, Recording, Taken, can_record, plain_name};
+use crate::profile::{
+    self, LIMIT, Parts, Recording, Taken, add_dom0, can_record, dom0_name, plain_name,
+};
 use crate::recipe::Flavour;
 
 /// Raise when what is recorded changes.
@@ -102,6 +104,8 @@ pub fn plan(
             missing.push(Missing { name, is_xen, key });
         }
     }
+    // Without Xen in the image the main profile is the plain one, which has nothing of guests.
+    add_dom0(&mut known, &main);
     if !missing.is_empty() && can_record().is_none() {
         cx.ui.line(
             "no QEMU is here to record what a boot reads: the store goes without a profile of its own (`--profile off` says nothing of it)",
@@ -172,6 +176,12 @@ impl Profiles {
         }
         if add.is_empty() {
             return Ok(None);
+        }
+        for missing in self.missing.iter().filter(|missing| missing.is_xen) {
+            let dom0 = dom0_name(&missing.name);
+            if self.known.iter().all(|(name, _)| *name != dom0) {
+                add_dom0(&mut add, &missing.name);
+            }
         }
         let writer = StoreWriter::open(&published.store, || {})?;
         let change = Change {

@@ -5,6 +5,8 @@
 
 use std::{
     io::Write as _,
+    path::Path,
+    process::Command,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -24,6 +26,8 @@ const PORT: u16 = 8088;
 const MOST_REQUESTS: u64 = 40;
 const MOST_XEN_BYTES: u64 = 46_000_000;
 const MOST_PLAIN_BYTES: u64 = 9_500_000;
+/// Asked for of dom0 below Xen.
+const MOST_DOM0_BYTES: u64 = 21_000_000;
 const URL: &str = "http://10.0.2.2:8088";
 /// A disk with the net ISO and room behind it.
 const DISK_BYTES: u64 = 1 << 30;
@@ -240,6 +244,41 @@ fn the_plain_system_has_a_profile_of_its_own() {
 
 #[test]
 #[ignore = "boots VMs: run ci/test net"]
+fn dom0_without_guests_has_a_profile_of_its_own() {
+    let artifacts = artifacts();
+    let name = "net-dom0";
+    let (server, _turn) = serve(&artifacts);
+    let dir = tempfile::tempdir().unwrap();
+    let take = |path: &str| artifacts.extract(path, dir.path()).unwrap();
+    let (xen, kernel, initrd) = (
+        take("/boot/xen.xz"),
+        take("/boot/vmlinuz"),
+        take("/boot/initrd.xz"),
+    );
+    // Multiboot: QEMU loads an unpacked ELF image, and modules with their command lines.
+    let unpacked = Command::new("xz").arg("-d").arg(&xen).status().unwrap();
+    assert!(unpacked.success(), "xz: {unpacked}");
+    let modules = format!(
+        "{} console=hvc0 gasthaus.guests=off gasthaus.url={URL},{}",
+        kernel.display(),
+        initrd.display()
+    );
+    let qemu = Qemu::new(name, Firmware::Bios)
+        .kernel(
+            &xen.with_extension(""),
+            Path::new(&modules),
+            "console=com1 com1=115200,8n1",
+        )
+        .nic("virtio-net-pci");
+    let mark = artifacts.ready_mark("xen", 0, guests(&artifacts));
+    let mut boot = boot(name, qemu, &mark);
+    let requests = server.requests();
+    login(&mut boot.vm);
+    assert_profile_used(name, &mut boot.vm, requests, MOST_DOM0_BYTES);
+}
+
+#[test]
+#[ignore = "boots VMs: run ci/test net"]
 fn without_a_network_card_the_screen_says_so_and_offers_a_shell() {
     let artifacts = artifacts();
     let name = "net-no-card";
@@ -262,7 +301,7 @@ fn without_a_network_card_the_screen_says_so_and_offers_a_shell() {
 }
 
 /// What was asked for, in bytes.
-fn assert_small(iso: &std::path::Path, most: u64) {
+fn assert_small(iso: &Path, most: u64) {
     let bytes = std::fs::metadata(iso).unwrap().len();
     assert!(
         bytes <= most,

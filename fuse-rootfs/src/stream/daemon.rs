@@ -30,6 +30,8 @@ use crate::mount::session::{Mounted, mount};
 const SURVIVOR: char = '@';
 /// The variant of a profile that was recorded without a hypervisor: it leaves out Xen's tools and the guests.
 const PLAIN: &str = "plain";
+/// The variant for a boot below Xen that starts no guest.
+const DOM0: &str = "dom0";
 /// How often the end of the mount is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -180,11 +182,22 @@ pub fn run(words: &[&str]) -> Result<(), String> {
     result.map_err(|error| error.one_line())
 }
 
+/// Whether the command line wants no guests; the last word counts.
+fn guests_are_off() -> bool {
+    let line = std::fs::read_to_string("/proc/cmdline").unwrap_or_default(); // unreadable: as if nothing were said
+    let words = line.split_ascii_whitespace();
+    let mut said = words.filter_map(|word| word.strip_prefix("gasthaus.guests="));
+    said.next_back() == Some("off")
+}
+
 fn serve_or_list(options: &Options, is_root: bool) -> Result<(), StreamError> {
     let mut config = Config::read(options.config.as_deref().unwrap_or(Path::new("")))?;
     config.is_root = is_root;
-    if is_root && hypervisor() == Hypervisor::None {
-        config.variant = Some(PLAIN);
+    if is_root {
+        config.variant = match hypervisor() {
+            Hypervisor::None => Some(PLAIN),
+            Hypervisor::Xen => guests_are_off().then_some(DOM0),
+        };
     }
     let mut say = |text: &str| tell(&format!("progress {}", text.replace(['\n', '\r'], " ")));
     let Some(dir) = &options.dir else {
