@@ -117,6 +117,13 @@ impl Lab {
         self.mirrors.iter().map(|line| line.stats().requests).sum()
     }
 
+    fn bytes(&self) -> u64 {
+        self.mirrors
+            .iter()
+            .map(|line| line.stats().down_bytes)
+            .sum()
+    }
+
     fn both(&self, act: impl Fn(&Line)) {
         self.mirrors.iter().for_each(act);
     }
@@ -155,6 +162,12 @@ fn the_older_version_boots_over_lines_that_break_in_every_way() {
         "the added version is not the default:\n{}",
         vm.console.tail(20)
     );
+    // The default comes while nobody chooses: its folders' bundle alone has 200 kB.
+    let deadline = Instant::now() + SOON;
+    while lab.bytes() < 150_000 {
+        assert!(Instant::now() < deadline, "{name}: {} bytes", lab.bytes());
+        thread::sleep(Duration::from_millis(100));
+    }
     lab.fault(0, &LIES);
     lab.fault(1, &DELAYS);
     let before = lab.requests();

@@ -117,15 +117,23 @@ impl Streamed {
         if let Err(problem) = loader.load("fuse") {
             log::warn(problem); // the daemon will say that it cannot mount
         }
-        let mut settings = daemon::write_settings(params, None, self.cache.as_deref())?;
-        if params.version.is_none() {
+        let mut daemon = if params.version.is_some() {
+            self.start_daemon(params, None)?
+        } else {
+            let settings = daemon::write_settings(params, None, self.cache.as_deref())?;
             let entries = daemon::list(&settings, &mut |text| progress.show(text))?;
+            let default = menu::default_entry(&entries);
+            // The default comes while somebody may choose: a list that nobody answers costs the line no time.
+            let daemon = self.start_daemon(params, entries.get(default))?;
             let chosen = menu::choose(&entries, Duration::from_secs(params.menu_secs));
-            if let Some(entry) = entries.get(chosen) {
-                settings = daemon::write_settings(params, Some(entry), self.cache.as_deref())?;
+            if chosen == default {
+                daemon
+            } else {
+                daemon.end();
+                mounts::release(&dir());
+                self.start_daemon(params, entries.get(chosen))?
             }
-        }
-        let mut daemon = Daemon::start(&dir(), &settings)?;
+        };
         let mounted = daemon.wait_mounted(&mut |text| progress.show(text));
         match mounted {
             Ok(mounted) => {
@@ -143,6 +151,15 @@ impl Streamed {
                 Err(error)
             }
         }
+    }
+
+    fn start_daemon(
+        &self,
+        params: &NetParams,
+        choice: Option<&daemon::Entry>,
+    ) -> Result<Daemon, BootError> {
+        let settings = daemon::write_settings(params, choice, self.cache.as_deref())?;
+        Daemon::start(&dir(), &settings)
     }
 
     /// Leaves the notes for the real system.
