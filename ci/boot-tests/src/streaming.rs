@@ -83,11 +83,14 @@ impl Server {
         self.address
     }
 
-    /// Requests answered so far: Python's server writes a line for each.
+    /// Paths of the requests answered so far, in order: Python's server writes a line for each.
     #[must_use]
-    pub fn requests(&self) -> usize {
+    pub fn paths(&self) -> Vec<String> {
         let log = fs::read_to_string(self.log.path()).unwrap_or_default();
-        log.lines().filter(|line| line.contains("\"GET /")).count()
+        let asked = log.lines().filter_map(|line| line.split_once("\"GET "));
+        asked
+            .filter_map(|(_, path)| Some(path.split_whitespace().next()?.to_owned()))
+            .collect()
     }
 }
 

@@ -67,8 +67,20 @@ fn boot_figures(vm: &mut Vm) -> serde_json::Value {
     serde_json::from_str(object).unwrap_or_else(|error| panic!("{object}: {error}"))
 }
 
+/// How many of each kind: `/c/12/…` is a chunk, `/b/…` a bundle, `/head` itself.
+fn kinds(asked: &[String]) -> String {
+    let mut counts = std::collections::BTreeMap::new();
+    for path in asked {
+        *counts
+            .entry(path.split('/').nth(1).unwrap_or(""))
+            .or_insert(0) += 1;
+    }
+    let each = counts.iter().map(|(kind, count)| format!("{count} {kind}"));
+    each.collect::<Vec<_>>().join(", ")
+}
+
 /// The boot came by the profile that the build recorded: few requests, few bytes, hardly a read that had to ask.
-fn assert_profile_used(name: &str, vm: &mut Vm, requests: usize, most_bytes: u64) {
+fn assert_profile_used(name: &str, vm: &mut Vm, asked: &[String], most_bytes: u64) {
     let figures = boot_figures(vm);
     let of = |key: &str| {
         figures[key]
@@ -77,7 +89,9 @@ fn assert_profile_used(name: &str, vm: &mut Vm, requests: usize, most_bytes: u64
     };
     let _ = writeln!(
         std::io::stderr(),
-        "{name}: {requests} requests at the server until ready, {:.2} MB, {figures}",
+        "{name}: {} requests at the server until ready ({}), {:.2} MB, {figures}",
+        asked.len(),
+        kinds(asked),
         of("bytes") as f64 / 1e6
     );
     assert!(of("bytes") <= most_bytes, "{name}: {figures}");
@@ -95,9 +109,9 @@ fn bios_cd_streams_keeps_its_link_and_switches_off_quickly() {
     let (server, _turn) = serve(&artifacts);
     let qemu = Qemu::new(name, Firmware::Bios).medium(Medium::Cd, &artifacts.iso);
     let mut vm = boot_streamed(name, qemu, &artifacts);
-    let requests = server.requests();
+    let asked = server.paths();
     login(&mut vm);
-    assert_profile_used(name, &mut vm, requests, MOST_XEN_BYTES);
+    assert_profile_used(name, &mut vm, &asked, MOST_XEN_BYTES);
     // The boot report: on the console and in the journal.
     let end = vm.wait_for("gasthaus: streamed ", 0, COMMAND_LIMIT);
     assert_eq!(end, BootEnd::MarkSeen, "{name}: no boot report");
@@ -237,9 +251,9 @@ fn the_plain_system_has_a_profile_of_its_own() {
         .nic("virtio-net-pci");
     let mark = artifacts.ready_mark("none", 0, guests(&artifacts));
     let mut boot = boot(name, qemu, &mark);
-    let requests = server.requests();
+    let asked = server.paths();
     login(&mut boot.vm);
-    assert_profile_used(name, &mut boot.vm, requests, MOST_PLAIN_BYTES);
+    assert_profile_used(name, &mut boot.vm, &asked, MOST_PLAIN_BYTES);
 }
 
 #[test]
@@ -272,9 +286,9 @@ fn dom0_without_guests_has_a_profile_of_its_own() {
         .nic("virtio-net-pci");
     let mark = artifacts.ready_mark("xen", 0, guests(&artifacts));
     let mut boot = boot(name, qemu, &mark);
-    let requests = server.requests();
+    let asked = server.paths();
     login(&mut boot.vm);
-    assert_profile_used(name, &mut boot.vm, requests, MOST_DOM0_BYTES);
+    assert_profile_used(name, &mut boot.vm, &asked, MOST_DOM0_BYTES);
 }
 
 #[test]
