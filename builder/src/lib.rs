@@ -16,6 +16,7 @@ pub mod publish;
 pub mod qemu;
 pub mod recipe;
 pub mod recipe_file;
+mod scratch;
 pub mod serve;
 pub mod stages;
 pub mod tool;

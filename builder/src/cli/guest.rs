@@ -357,7 +357,7 @@ fn try_guest(args: &TryArgs, cx: &Context) -> CliResult {
     let mut places = args.images.clone();
     places.extend([folder, PathBuf::from(".")]);
     places.dedup();
-    let scratch = tempfile::tempdir().map_err(|source| TryError::File {
+    let scratch = crate::scratch::folder().map_err(|source| TryError::File {
         attempt: "make a folder in",
         path: std::env::temp_dir(),
         source,

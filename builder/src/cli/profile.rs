@@ -15,6 +15,7 @@ use super::ui::human_bytes;
 use super::{CliResult, Context, Explain, Failure, key, output};
 use crate::error::BuildError;
 use crate::profile::{self, Recording, Taken, TakenError};
+use crate::scratch;
 
 /// Record what a boot reads, so that it comes ahead the next time; list, add, export and remove profiles of a version
 #[derive(Debug, clap::Args)]
@@ -238,7 +239,7 @@ fn record(
 ) -> Result<Vec<(Name, Profile)>, Failure> {
     let index = Store::at(version.store.clone()).index(&[])?;
     let (system, id) = find(version, &index)?;
-    let dir = tempfile::tempdir().map_err(BuildError::io("make a folder for", wanted.iso))?;
+    let dir = scratch::folder().map_err(BuildError::io("make a folder for", wanted.iso))?;
     let mut all = Vec::new();
     for flavour in wanted.flavours {
         let is_xen = *flavour == Flavour::Xen;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::ValueEnum;
+use gasthaus_rootfs::sandbox::die_with_parent;
 
 use super::{CliResult, Context, output};
 use crate::qemu::{Accelerator, Machine, Medium, QemuError, Serial, find_qemu, firmware, kvm};
@@ -134,6 +135,7 @@ pub(super) fn run(args: &Args, cx: &Context) -> CliResult {
 /// Runs QEMU to its end. Not through the tool runner: the user talks to this one, so it keeps our stdin, stdout and stderr.
 pub(super) fn run_machine(mut command: Command) -> CliResult {
     let program = PathBuf::from(command.get_program());
+    die_with_parent(&mut command);
     match command.status() {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(QemuError::Failed { program, status }.into()),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use gasthaus_rootfs::sandbox::die_with_parent;
 use guest_catalog::{Entry, Guest, QemuPlace, Source, render_qemu};
 
 use super::image::SEED_NAME;
@@ -168,6 +169,7 @@ pub fn check(mut qemu: Command, watch: &Watch<'_>) -> Result<Duration, TryError>
         .stdout(Stdio::null())
         .stderr(stderr);
     let program = PathBuf::from(qemu.get_program());
+    die_with_parent(&mut qemu);
     let child = qemu.spawn().map_err(TryError::file("start", program))?;
     let mut machine = Running(child);
     let started = Instant::now();

@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use flate2::read::GzDecoder;
+use gasthaus_rootfs::sandbox::die_with_parent;
 use hypervisor_image::IsoReader;
 
 use super::{RecordError, failed};
 use crate::error::BuildError;
 use crate::publish::SourceError;
 use crate::qemu::{Accelerator, QemuError};
+use crate::scratch;
 
 /// Longest part of a net ISO that is taken.
 const MAX_PART_BYTES: u64 = 256 << 20;
@@ -71,7 +73,7 @@ impl Running {
         xen_words: &str,
         memory_mib: u32,
     ) -> Result<Self, RecordError> {
-        let dir = tempfile::tempdir().map_err(failed("make a folder"))?;
+        let dir = scratch::folder().map_err(failed("make a folder"))?;
         let console = dir.path().join("console");
         let mut command = Command::new(qemu);
         command.args([
@@ -133,6 +135,7 @@ impl Running {
             .stdout(Stdio::null())
             .stderr(errors);
         tracing::debug!("{command:?}");
+        die_with_parent(&mut command);
         let child = command.spawn().map_err(|source| QemuError::Start {
             program: qemu.to_owned(),
             source,

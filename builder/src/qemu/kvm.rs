@@ -14,6 +14,8 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use gasthaus_rootfs::sandbox::die_with_parent;
+
 use super::Accelerator;
 
 /// After so long it does not work.
@@ -65,7 +67,8 @@ fn boots(qemu: &Path, accelerator: Accelerator, limit: Duration) -> Result<(), S
     disk.write_all(&sector())
         .and_then(|()| disk.as_file().set_len(DISK_BYTES))
         .map_err(no_scratch)?;
-    let mut child = Command::new(qemu)
+    let mut command = Command::new(qemu);
+    command
         .args([
             "-machine",
             "q35",
@@ -94,9 +97,9 @@ fn boots(qemu: &Path, accelerator: Accelerator, limit: Duration) -> Result<(), S
         ])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(no_scratch)?;
+        .stderr(Stdio::piped());
+    die_with_parent(&mut command);
+    let mut child = command.spawn().map_err(no_scratch)?;
     let started = Instant::now();
     let status = loop {
         match child.try_wait() {

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use detect::{HostFacts, IdMap, SubIds};
+pub use sys::die_with_parent;
 
 /// Ends of logs that go into error messages.
 const TAIL_BYTES: u64 = 4096;

@@ -61,8 +61,8 @@ pub(super) fn close_others(keep: &[RawFd]) {
     }
 }
 
-/// Starts `command` so that it dies with the process that starts it.
-pub(super) fn die_with_parent(command: &mut std::process::Command) {
+/// Starts `command` so that it is killed when the thread that starts it ends, however that ends.
+pub fn die_with_parent(command: &mut std::process::Command) {
     use std::os::unix::process::CommandExt;
     // SAFETY: the closure makes one system call and allocates nothing.
     unsafe {
