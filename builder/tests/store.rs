@@ -377,6 +377,14 @@ fn keys_and_foreign_stores_are_refused() {
     );
     fails(
         here,
+        &["key", "new", "my.pub", "--no-password"],
+        1,
+        "error: the secret key cannot be `my.pub`: the public one is called so\n\
+         hint: name the secret file, e.g. `my.key`; the public one is written beside it\n",
+    );
+    assert!(!here.join("my.pub").exists());
+    fails(
+        here,
         &["key", "new", "other.key"],
         1,
         "error: no password for the new key: this is no terminal and GASTHAUS_KEY_PASSWORD is not set\n\
@@ -439,4 +447,26 @@ fn keys_and_foreign_stores_are_refused() {
         "error: cannot use the store in `store`\n  the signature of the store does not fit its index: one of them was altered\n\
          hint: somebody wrote to it; publish to an empty folder instead\n",
     );
+}
+
+#[test]
+fn half_a_key_is_not_left_on_a_full_disk() {
+    let dir = TempDir::new().unwrap();
+    // As on a full disk: the file can be made, but not written.
+    let full = Command::new("sh")
+        .args([
+            "-c",
+            "trap '' XFSZ; ulimit -f 0; exec \"$0\" key new k.key --no-password",
+        ])
+        .arg(env!("CARGO_BIN_EXE_gasthaus"))
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(full.stderr).unwrap();
+    assert!(
+        said.starts_with("error: cannot write the key `k.key`\n"),
+        "{said}"
+    );
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    says(dir.path(), &["key", "new", "k.key", "--no-password"]);
 }

@@ -72,6 +72,12 @@ pub enum KeyError {
         /// The file.
         path: PathBuf,
     },
+    /// The secret file would have the public one's name.
+    #[error("the secret key cannot be `{path}`: the public one is called so")]
+    PublicName {
+        /// The file.
+        path: PathBuf,
+    },
     /// The random number generator or the key derivation failed.
     #[error("cannot make a key")]
     Make(#[source] minisign::PError),
@@ -92,6 +98,10 @@ impl KeyError {
             Self::Exists { .. } => {
                 Some("whoever has the old public key would trust nothing signed with a new one; name another file".into())
             }
+            Self::PublicName { path } => Some(format!(
+                "name the secret file, e.g. `{}`; the public one is written beside it",
+                path.with_extension("key").display()
+            )),
             _ => None,
         }
     }
@@ -154,9 +164,12 @@ impl SigningKey {
     /// instead of its extension. Existing files are left alone.
     ///
     /// # Errors
-    /// If one of them exists or cannot be written.
+    /// If one of them exists or cannot be written; then neither is left.
     pub fn create(path: &Path, password: Option<String>) -> Result<(Self, PathBuf), KeyError> {
         let public_path = path.with_extension("pub");
+        if path == public_path {
+            return Err(KeyError::PublicName { path: public_path });
+        }
         for path in [path, &public_path] {
             if path.symlink_metadata().is_ok() {
                 return Err(KeyError::Exists {
@@ -174,7 +187,7 @@ impl SigningKey {
         write(path, 0o600, boxed.into_string().as_bytes())?;
         let key = Self::read(path, || password)?;
         let text = format!("untrusted comment: gasthaus public key\n{}\n", key.public);
-        write(&public_path, 0o644, text.as_bytes())?;
+        write(&public_path, 0o644, text.as_bytes()).inspect_err(|_| drop(fs::remove_file(path)))?;
         Ok((key, public_path))
     }
 
@@ -223,10 +236,15 @@ fn write(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), KeyError> {
     if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
         fs::create_dir_all(parent).map_err(io)?;
     }
-    let file = File::options()
+    let mut file = File::options()
         .write(true)
         .create_new(true)
         .mode(mode)
-        .open(path);
-    file.and_then(|mut file| file.write_all(bytes)).map_err(io)
+        .open(path)
+        .map_err(io)?;
+    // Half a key would keep the next try from making a whole one. `sync_all`: some disks say only then that they are full.
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .inspect_err(|_| drop(fs::remove_file(path)))
+        .map_err(io)
 }
