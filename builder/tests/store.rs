@@ -287,6 +287,33 @@ fn mistakes_are_told_before_anything_is_written() {
         "error: `My Disk.img` cannot name a layer `My Disk`: allowed are `a`-`z`, `0`-`9`, `.` and `-`, a letter or digit first\n\
          hint: rename it; the layer is called like the file without its extension\n",
     );
+    let long = format!("{}.img", "x".repeat(57));
+    fs::copy(here.join("disk.img"), here.join(&long)).unwrap();
+    let ran = gasthaus(here, &[&["publish", &long], &TO[..]].concat());
+    assert_eq!(
+        ran.stderr
+            .split_once(": it is longer than 56 bytes\n")
+            .unwrap()
+            .1,
+        "hint: rename it; the layer is called like the file without its extension\n"
+    );
+    fs::write(here.join("empty.img"), "").unwrap();
+    fails(
+        here,
+        &publish(&["empty.img", "--raw"]),
+        1,
+        "error: cannot publish `empty.img`: it is empty; an image has at least one byte\n",
+    );
+    // Nobody will ever write to that pipe.
+    let made = Command::new("mkfifo").arg(here.join("pipe.img")).status();
+    assert!(made.unwrap().success());
+    for (file, what) in [("pipe.img", "pipe"), ("/dev/null", "character device")] {
+        let error = format!(
+            "error: cannot publish `{file}`: it is a {what}; expected an image, a folder or a block device\n\
+             hint: write it to a file first: an image is read at many places\n"
+        );
+        fails(here, &[&["publish", file], &TO[..]].concat(), 1, &error);
+    }
     fails(
         here,
         &publish(&["disk.img", "new/disk.img"]),
@@ -326,8 +353,11 @@ fn mistakes_are_told_before_anything_is_written() {
         "error: the profile `ready` names no block of the images: was it recorded with another version?\n"
     );
     assert!(!here.join("store/head").exists());
+    fs::remove_dir_all(here.join("store")).unwrap();
     for wrong in [
         &["disk.img", "--id", "A"][..],
+        &["disk.img", "--id", "latest"],
+        &["disk.img"; 65],
         &["disk.img", "--system", "../x"],
         &["disk.img", "--label", "\u{1b}[2J"],
         &["disk.img", "--profile-trace", "meta=trace"],
@@ -336,6 +366,7 @@ fn mistakes_are_told_before_anything_is_written() {
     ] {
         assert_eq!(gasthaus(here, &publish(wrong)).code, Some(2), "{wrong:?}");
     }
+    assert!(!here.join("store").exists());
     // An ISO, but nobody's of ours.
     let mut iso = vec![0; 40 * 2048];
     iso[16 * 2048 + 1..16 * 2048 + 6].copy_from_slice(b"CD001");

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use fuse_rootfs::format::{Codec, Label, Name};
+use fuse_rootfs::format::{Codec, Label, MAX_LAYERS, Name};
 use fuse_rootfs::publish::{self as store, Packing, Progress, PublishRequest, Summary};
 use gasthaus_rootfs::Sandbox;
 
@@ -26,7 +26,7 @@ use crate::publish::{Given, Prepared, Repacker, look_at, needs_tools, prepare};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Images (EROFS, ext4, anything), folders, or an ISO of ours
-    #[arg(required = true, value_name = "IMAGE|FOLDER|ISO")]
+    #[arg(required = true, num_args = 1..=MAX_LAYERS, value_name = "IMAGE|FOLDER|ISO")]
     sources: Vec<PathBuf>,
 
     /// The store: a folder, made if missing
@@ -46,7 +46,7 @@ pub struct Args {
     system_label: Option<Label>,
 
     /// The version's id [default: the build id of the ISO, else one made from the images]
-    #[arg(long, value_name = "ID", value_parser = name)]
+    #[arg(long, value_name = "ID", value_parser = id)]
     id: Option<Name>,
 
     /// What menus call the version
@@ -104,6 +104,13 @@ enum CodecName {
 
 fn name(text: &str) -> Result<Name, String> {
     Name::new(text).map_err(str::to_owned)
+}
+
+fn id(text: &str) -> Result<Name, String> {
+    match text {
+        "latest" => Err("`latest` stands for the default version".into()),
+        _ => name(text),
+    }
 }
 
 fn label(text: &str) -> Result<Label, String> {

@@ -17,6 +17,20 @@ pub enum SourceError {
         /// Why.
         source: io::Error,
     },
+    /// It is neither a file nor a folder nor a block device.
+    #[error("cannot publish `{}`: it is a {found}; expected an image, a folder or a block device", path.display())]
+    Kind {
+        /// Which.
+        path: PathBuf,
+        /// What it is.
+        found: &'static str,
+    },
+    /// There is nothing in it.
+    #[error("cannot publish `{}`: it is empty; an image has at least one byte", path.display())]
+    Empty {
+        /// Which.
+        path: PathBuf,
+    },
     /// Its file name does not make a name.
     #[error("`{}` cannot name a layer `{name}`: {problem}", path.display())]
     Name {
@@ -76,7 +90,10 @@ impl SourceError {
                 Some("`gasthaus verify` says more; download or build it again".into())
             }
             Self::Erofs { .. } => Some("`--raw` publishes it as it is, cut every 128 KiB".into()),
-            Self::Read { .. } | Self::Iso { .. } => None,
+            Self::Kind { .. } => {
+                Some("write it to a file first: an image is read at many places".into())
+            }
+            Self::Read { .. } | Self::Empty { .. } | Self::Iso { .. } => None,
         }
     }
 }

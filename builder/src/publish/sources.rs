@@ -2,9 +2,10 @@
 
 use std::fs::{self, File};
 use std::io::{BufReader, Read, Write};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
-use fuse_rootfs::format::{CHUNK_BYTES, Name};
+use fuse_rootfs::format::{CHUNK_BYTES, MAX_LAYER_NAME_BYTES, Name};
 use fuse_rootfs::publish::Image;
 use hypervisor_image::{IsoReader, MediumManifest};
 use sha2::{Digest as _, Sha256};
@@ -64,6 +65,21 @@ pub fn look_at(path: &Path, raw: bool) -> Result<Given, BuildError> {
     let info = fs::metadata(path).map_err(read)?;
     if info.is_dir() {
         return Ok(Given::Tree(path.to_owned()));
+    }
+    // Before it is opened: a pipe would wait for its writer.
+    let kind = info.file_type();
+    let found = [
+        (kind.is_fifo(), "pipe"),
+        (kind.is_char_device(), "character device"),
+        (kind.is_socket(), "socket"),
+    ];
+    if let Some((_, found)) = found.into_iter().find(|(is, _)| *is) {
+        let path = path.to_owned();
+        return Err(SourceError::Kind { path, found }.into());
+    }
+    if kind.is_file() && info.len() == 0 {
+        let path = path.to_owned();
+        return Err(SourceError::Empty { path }.into());
     }
     if raw {
         return Ok(Given::Image(path.to_owned()));
@@ -237,7 +253,11 @@ fn layer_name(path: &Path) -> Result<Name, SourceError> {
         .unwrap_or_default()
         .to_string_lossy()
         .into_owned();
-    Name::new(&name).map_err(|problem| SourceError::Name {
+    let short = match Name::new(&name) {
+        Ok(name) if name.as_str().len() > MAX_LAYER_NAME_BYTES => Err("it is longer than 56 bytes"),
+        other => other,
+    };
+    short.map_err(|problem| SourceError::Name {
         path: path.to_owned(),
         name: name.escape_default().to_string(),
         problem,

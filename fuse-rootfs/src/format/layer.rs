@@ -9,7 +9,7 @@ use super::{
 };
 
 /// Longest name of a layer: with `.erofs` it must fit what `/init` reads from the list of layers.
-const MAX_LAYER_NAME_BYTES: usize = 56;
+pub const MAX_LAYER_NAME_BYTES: usize = 56;
 pub(super) const LEAST_LAYER_BYTES: usize = 2 + 1 + 1 + 8 + 32 + 4 + PAGE_REF_BYTES;
 const PAGE_REF_BYTES: usize = 8 + 4 + 32;
 const STACKED: u8 = 1;

@@ -32,7 +32,7 @@ pub use digest::Digest;
 pub use error::FormatError;
 pub use head::{Head, HeadError, MAX_HEAD_BYTES, VerifyKey};
 pub use index::{Index, MAX_INDEX_BYTES, System, Version};
-pub use layer::{Layer, LayerKind, PageRef};
+pub use layer::{Layer, LayerKind, MAX_LAYER_NAME_BYTES, PageRef};
 pub use manifest::{
     BundleKind, BundleRef, MAX_LAYERS, MAX_MANIFEST_BYTES, MAX_STACKED_LAYERS, Manifest,
 };
