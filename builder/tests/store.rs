@@ -481,6 +481,43 @@ fn keys_and_foreign_stores_are_refused() {
 }
 
 #[test]
+fn mounts_that_cannot_be_are_refused_at_once() {
+    let dir = house();
+    let here = dir.path();
+    publish(here, "disk.img", &[]);
+    fs::create_dir(here.join("mnt")).unwrap();
+    let mount = |url: &str, at: &str| gasthaus(here, &["mount", url, at, "--key", "k.pub"]);
+    for (at, says) in [
+        ("none", "error: cannot mount on `none`\n  No such file"),
+        ("k.pub", "error: cannot mount on `k.pub`\n  Not a directory"),
+        (
+            "new",
+            "error: cannot mount on `new`: expected an empty folder, there is `disk.img` in it\n",
+        ),
+    ] {
+        let ran = mount("store", at);
+        assert_eq!(ran.code, Some(1), "{at}");
+        assert!(ran.stderr.starts_with(says), "{}", ran.stderr);
+    }
+    // Nothing of a secret key that is taken for a public one is shown.
+    let ran = gasthaus(here, &["mount", "store", "mnt", "--key", "k.key"]);
+    assert_eq!(
+        ran.stderr,
+        "error: `k.key` is not a minisign public key\nhint: it is the file that ends in `.pub`; its last line begins with `RW`\n"
+    );
+    // The folder is there, but it is no store.
+    let ran = mount("new", "mnt");
+    assert_eq!(ran.code, Some(1));
+    assert!(
+        ran.stderr.ends_with(
+            "not there (HTTP 404)\nhint: name the store's own folder, the one with the file `head`\n"
+        ),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
 fn half_a_key_is_not_left_on_a_full_disk() {
     let dir = TempDir::new().unwrap();
     // As on a full disk: the file can be made, but not written.

@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use fuse_rootfs::boot::log;
+use fuse_rootfs::publish::{self, KeyError};
 use fuse_rootfs::stream::config::Config;
 use fuse_rootfs::stream::daemon;
 use fuse_rootfs::stream::error::StreamError;
+use rustix::io::Errno;
 
 use super::{CliResult, Context, Explain, output};
 
@@ -82,6 +84,15 @@ enum MountError {
         option: &'static str,
         problem: String,
     },
+    #[error("cannot mount on `{}`", dir.display())]
+    Dir {
+        dir: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("cannot mount on `{}`: expected an empty folder, there is `{}` in it", dir.display(), found.display())]
+    NotEmpty { dir: PathBuf, found: PathBuf },
+    #[error(transparent)]
+    Key(#[from] KeyError),
     #[error(transparent)]
     Stream(#[from] StreamError),
 }
@@ -98,8 +109,22 @@ impl Explain for MountError {
                 }
                 _ => None,
             },
-            Self::Stream(StreamError::Fetch { cause, .. }) if cause.contains("signed with") => {
-                Some("check the key with the store's owner".into())
+            Self::Stream(StreamError::Fetch { cause, .. }) => [
+                ("signed with", "check the key with the store's owner"),
+                ("UnknownIssuer", "`--ca-file` names the authority that signed the server's certificate"),
+                ("HTTP 404", "name the store's own folder, the one with the file `head`"),
+                ("HTTP 401", "`http://USER:PASSWORD@HOST/…` logs in; special characters as `%40`"),
+                ("packed the body", "switch compression off there: objects are compressed already (`builder/docs/serving.md`)"),
+            ]
+            .into_iter()
+            .find(|(word, _)| cause.contains(word))
+            .map(|(_, hint)| hint.into()),
+            Self::Key(error) => error.hint(),
+            Self::Dir { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                Some("make the folder first".into())
+            }
+            Self::NotEmpty { .. } => {
+                Some("what is in it would be hidden; `umount DIR` if it is mounted already".into())
             }
             _ => None,
         }
@@ -113,6 +138,7 @@ impl Explain for MountError {
 pub(super) fn run(args: &Args, cx: &Context) -> CliResult {
     log::set_prefix("gasthaus:");
     let config = config(args)?;
+    check_dir(&args.dir)?;
     let mut say = |text: &str| cx.ui.line(&output::printable(text));
     let serving = daemon::serve(&config, &args.dir, &mut say).map_err(MountError::from)?;
     let manifest = &serving.image.manifest;
@@ -126,8 +152,29 @@ pub(super) fn run(args: &Args, cx: &Context) -> CliResult {
     Ok(())
 }
 
+/// Said before the store is asked. What a killed daemon left is no obstacle: it is taken away later.
+fn check_dir(dir: &Path) -> Result<(), MountError> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(error) if error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()) => return Ok(()),
+        Err(source) => {
+            let dir = dir.to_owned();
+            return Err(MountError::Dir { dir, source });
+        }
+        Ok(entries) => entries,
+    };
+    match entries.flatten().next() {
+        None => Ok(()),
+        Some(found) => Err(MountError::NotEmpty {
+            dir: dir.to_owned(),
+            found: found.file_name().into(),
+        }),
+    }
+}
+
 fn config(args: &Args) -> Result<Config, MountError> {
     let mut config = Config::default();
+    // Somebody looks on, and can correct the command.
+    config.policy.insist = false;
     let mut set = |option: &'static str, key: &str, value: Option<String>| match value {
         None => Ok(()),
         Some(value) => config
@@ -139,7 +186,8 @@ fn config(args: &Args) -> Result<Config, MountError> {
         set("mirror", "url", Some(mirror(url)))?;
     }
     for key in &args.key {
-        set("key", "key", Some(public_key(key)?))?;
+        // A secret key that is named by mistake must not stand in an error.
+        set("key", "key", Some(publish::read_public(key)?.to_string()))?;
     }
     set("system", "system", args.system.clone())?;
     set("version", "version", args.version.clone())?;
@@ -178,26 +226,13 @@ fn mirror(url: &str) -> String {
     )
 }
 
-fn public_key(key: &str) -> Result<String, MountError> {
-    let path = Path::new(key);
-    if !path.is_file() {
-        return Ok(key.to_owned());
-    }
-    let problem = |problem| MountError::Option {
-        option: "key",
-        problem,
-    };
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| problem(format!("cannot read `{key}`: {error}")))?;
-    let line = text.lines().map(str::trim).rfind(|line| !line.is_empty());
-    line.map(str::to_owned)
-        .ok_or_else(|| problem(format!("`{key}` is empty")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::Parser;
+
+    /// Of FORMAT.md.
+    const KEY: &str = "RWTTHBX76RasN+1Y/T8I//NKYlrLdZXgdYDaoz/0W8NTGXBp+Uu2Ok3Q";
 
     #[derive(Debug, Parser)]
     struct Line {
@@ -212,7 +247,7 @@ mod tests {
     #[test]
     fn options_become_settings() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "untrusted comment: x\nRWabc\n").unwrap();
+        std::fs::write(file.path(), format!("untrusted comment: x\n{KEY}\n")).unwrap();
         let key = file.path().to_string_lossy().into_owned();
         let config = parse(&[
             "http://a/",
@@ -225,11 +260,11 @@ mod tests {
             "4096",
         ])
         .unwrap();
-        assert_eq!(config.keys, ["RWabc"]);
+        assert_eq!(config.keys, [KEY]);
         assert_eq!(config.urls[0], "http://a/");
         assert!(config.urls[1].starts_with('/') && config.urls[1].ends_with("/store"));
         assert_eq!(config.profile, None);
-        let wrong = parse(&["http://a/", "/mnt", "--key", "RWx", "--fill", "fast"]).unwrap_err();
+        let wrong = parse(&["http://a/", "/mnt", "--key", KEY, "--fill", "fast"]).unwrap_err();
         assert!(
             wrong.to_string().contains("`--fill`: `fill` is `fast`"),
             "{wrong}"

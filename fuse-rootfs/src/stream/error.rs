@@ -9,13 +9,8 @@ use std::time::Duration;
 #[non_exhaustive]
 pub enum FetchError {
     /// The name has no address.
-    #[error("the name `{host}` cannot be resolved: {problem}")]
-    Dns {
-        /// The name.
-        host: String,
-        /// Why.
-        problem: String,
-    },
+    #[error("the server's name cannot be resolved: {0}")]
+    Dns(&'static str),
     /// No connection came about.
     #[error("no connection: {0}")]
     Connect(String),
@@ -116,11 +111,25 @@ impl FetchError {
         }
     }
 
+    /// Whether the mirror was reached and does not offer what was asked for: asking again right away brings the same.
+    #[must_use]
+    pub const fn is_answer(&self) -> bool {
+        match self {
+            Self::Status(status) => *status / 100 == 4 && !matches!(*status, 408 | 425 | 429),
+            Self::NotFound(_)
+            | Self::Tls(_)
+            | Self::Redirects
+            | Self::Encoding(_)
+            | Self::Io(_) => true,
+            _ => false,
+        }
+    }
+
     /// Its name in the counters.
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::Dns { .. } => ErrorKind::Dns,
+            Self::Dns(_) => ErrorKind::Dns,
             Self::Connect(_) => ErrorKind::Connect,
             Self::Tls(_) => ErrorKind::Tls,
             Self::Broken(_) | Self::Io(_) => ErrorKind::Broken,

@@ -117,7 +117,8 @@ fn ask_one(
                 fetcher.mirrors.failed(mirror, &error);
                 // What it is, not what became of it on the way; the way is in the same trouble for everybody.
                 let for_good = matches!(error.kind(), ErrorKind::Bad)
-                    || matches!(error, FetchError::TooLong(_));
+                    || matches!(error, FetchError::TooLong(_))
+                    || (!policy.insist && error.is_answer());
                 Err(Refused {
                     cause: error.to_string(),
                     for_good,

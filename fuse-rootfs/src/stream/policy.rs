@@ -50,6 +50,8 @@ pub struct Policy {
     pub give_up: Duration,
     /// The same, when all mirrors answer and none has the right bytes.
     pub give_up_wrong: Duration,
+    /// Whether the start goes on asking a mirror that answers, but not with a head: it may be about to be repaired.
+    pub insist: bool,
     /// How long the start waits for a first head while a cached one could serve.
     pub offline_after: Duration,
     /// How long the start waits for the heads of slower mirrors once one is there.
@@ -88,6 +90,7 @@ impl Default for Policy {
             say_every: Duration::from_secs(30),
             give_up: Duration::from_secs(24 * 3600),
             give_up_wrong: Duration::from_secs(120),
+            insist: true,
             offline_after: Duration::from_secs(5),
             head_grace: Duration::from_millis(250),
             bundle_header: Duration::from_millis(1500),

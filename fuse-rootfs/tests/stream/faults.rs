@@ -114,6 +114,31 @@ fn odd_servers() {
 }
 
 #[test]
+fn without_insisting_an_answer_that_is_no_head_ends_the_start() {
+    for (fault, says) in [
+        (Fault::Status(404), "HTTP 404"),
+        (Fault::Status(401), "HTTP 401"),
+        (Fault::Packed, "packed the body as `gzip`"),
+        (Fault::Redirect("/head".into()), "redirects"),
+    ] {
+        let lab = lab();
+        lab.server.fault("/head", u32::MAX, fault);
+        let mut config = patient(&lab.store, &[lab.server.url()]);
+        config.policy.insist = false;
+        let error = open(&config).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+    let lab = lab();
+    lab.server.fault("/head", 2, Fault::Status(503));
+    let mut config = config(&lab.store, &[lab.server.url()]);
+    config.policy.insist = false;
+    open(&config).unwrap();
+    config.urls = vec!["/nowhere/at-all".into()];
+    let error = open(&config).unwrap_err().to_string();
+    assert!(error.contains("No such file"), "{error}");
+}
+
+#[test]
 fn a_loop_of_redirects_is_told() {
     let lab = lab();
     lab.server

@@ -301,15 +301,9 @@ pub(super) fn refine(error: Error, patience: Duration) -> FetchError {
         Error::Timeout(Timeout::Connect) => {
             FetchError::Connect(format!("nobody answered within {patience:.1?}"))
         }
-        Error::Timeout(Timeout::Resolve) => FetchError::Dns {
-            host: String::new(),
-            problem: "the name servers do not answer".into(),
-        },
+        Error::Timeout(Timeout::Resolve) => FetchError::Dns("the name servers do not answer"),
         Error::Timeout(_) => FetchError::Stalled(patience),
-        Error::HostNotFound => FetchError::Dns {
-            host: String::new(),
-            problem: "no such name".into(),
-        },
+        Error::HostNotFound => FetchError::Dns("no such name"),
         Error::TooManyRedirects | Error::RedirectFailed => FetchError::Redirects,
         Error::StatusCode(status) => FetchError::Status(status),
         Error::Tls(text) => FetchError::Tls(text.into()),
