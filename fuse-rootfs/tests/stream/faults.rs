@@ -114,6 +114,29 @@ fn odd_servers() {
 }
 
 #[test]
+fn who_gives_wrong_ranges_is_asked_for_the_whole() {
+    let lab = lab();
+    lab.server.fault("/c/", 1, Fault::Reset(64));
+    lab.server.fault("/c/", u32::MAX, Fault::WrongRange);
+    let image = open(&config(&lab.store, &[lab.server.url()])).unwrap();
+    compare(&image, 1, &lab.images[1].bytes);
+    compare(&image, 0, &lab.images[0].bytes);
+}
+
+#[test]
+fn an_answer_may_follow_another() {
+    let lab = lab();
+    lab.server.fault("/", u32::MAX, Fault::EarlyHints);
+    let image = open(&patient(&lab.store, &[lab.server.url()])).unwrap();
+    compare(&image, 0, &lab.images[0].bytes);
+    let errors = &image.fetcher.mirrors.get(0).counters.errors;
+    assert_eq!(
+        errors[ErrorKind::Broken as usize].load(Ordering::Relaxed),
+        0
+    );
+}
+
+#[test]
 fn without_insisting_an_answer_that_is_no_head_ends_the_start() {
     for (fault, says) in [
         (Fault::Status(404), "HTTP 404"),

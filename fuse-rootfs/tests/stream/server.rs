@@ -34,6 +34,8 @@ pub enum Fault {
     Swap(String),
     /// `Content-Encoding: gzip`.
     Packed,
+    /// `103 Early Hints` comes before it.
+    EarlyHints,
     /// Ranges are not heeded.
     NoRanges,
     /// The body ends with the connection, without a length.
@@ -326,6 +328,9 @@ fn answer(
         Some(Fault::CutChunked) => more += "Transfer-Encoding: chunked\r\n",
         Some(Fault::NoLength) => more += "Connection: close\r\n",
         _ => more += &format!("Content-Length: {length}\r\n"),
+    }
+    if matches!(fault, Some(Fault::EarlyHints)) {
+        out.write_all(head("103 Early Hints", "Link: </x>\r\n").as_bytes())?;
     }
     if matches!(fault, Some(Fault::Packed)) {
         more += "Content-Encoding: gzip\r\n";

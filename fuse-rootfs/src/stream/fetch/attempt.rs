@@ -195,6 +195,8 @@ impl Fetcher {
         if state.result.is_some() {
             return; // another attempt won
         }
+        // Who cannot give the rest may still give the whole.
+        state.no_resume |= matches!(error, FetchError::WrongRange { .. });
         if have.len() > state.partial.len() && !state.no_resume {
             state.partial = have;
             state.partial_from = Some(mirror);

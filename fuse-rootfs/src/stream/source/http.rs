@@ -67,7 +67,8 @@ impl Web {
                 .max_idle_connections(policy.connections + 8)
                 .max_idle_connections_per_host(policy.connections + 8)
                 .max_idle_age(Duration::from_secs(25))
-                .max_response_header_size(16 * 1024)
+                // What came behind a 1xx answer counts, too.
+                .max_response_header_size(INPUT_BYTES)
                 .build()
         };
         let connector =
