@@ -2,7 +2,7 @@
 //!
 //! | key | meaning |
 //! |---|---|
-//! | `url` | base of a mirror, `http:`, `https:`, `file:` or an absolute path; repeatable |
+//! | `url` | base of a mirror, `http:`, `https:`, `file:` or an absolute path; repeatable; `http://user:password@host/` logs in |
 //! | `key` | public key (minisign, base64); repeatable, one valid signature is enough |
 //! | `system`, `version` | what to show; the store's first system and its default version if not given; `version=latest` is the newest |
 //! | `profile` | bundle to play, `ready` if not given; `none` |

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::config::MAX_MIRRORS;
 use super::error::{Blame, ErrorKind, FetchError};
 use super::policy::Policy;
-use super::source::http::Web;
+use super::source::http::{Web, split_login};
 use super::source::{Source, Timing};
 
 /// Bytes of a typical object, for comparing a near, slow mirror with a far, fast one.
@@ -29,7 +29,7 @@ pub struct Mirrors {
 /// One mirror.
 #[derive(Debug)]
 pub struct Mirror {
-    /// As the user wrote it.
+    /// As the user wrote it, without a password.
     pub url: String,
     /// How to reach it.
     pub source: Source,
@@ -96,7 +96,7 @@ impl Mirrors {
             .take(MAX_MIRRORS)
             .map(|url| {
                 Ok(Mirror {
-                    url: url.clone(),
+                    url: split_login(url).0,
                     source: Source::new(url, web)?,
                     state: Mutex::new(State::new()),
                     counters: Counters::default(),

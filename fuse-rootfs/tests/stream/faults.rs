@@ -137,6 +137,44 @@ fn an_answer_may_follow_another() {
 }
 
 #[test]
+fn a_log_in_is_decoded_sent_with_each_request_and_shown_to_nobody() {
+    let lab = lab();
+    let url = |login: &str| {
+        lab.server
+            .url()
+            .replace("http://", &format!("http://{login}"))
+    };
+    let image = open(&config(&lab.store, &[url("me:p%40s%3As@")])).unwrap();
+    compare(&image, 1, &lab.images[1].bytes);
+    // `me:p@s:s`
+    assert!(
+        lab.server
+            .logins()
+            .iter()
+            .all(|login| login == "Basic bWU6cEBzOnM=")
+    );
+    assert_eq!(image.fetcher.mirrors.get(0).url, lab.server.url());
+    // A redirect on the same host takes it along, to another host not.
+    let elsewhere = Server::new(lab.store.path());
+    lab.server
+        .fault("/head", 1, Fault::Redirect("/index.manifest".into()));
+    let mut named = config(&lab.store, &[url("me:p%40s%3As@")]);
+    named.policy.insist = false;
+    assert!(open(&named).is_err(), "a manifest is no head");
+    assert!(
+        lab.server
+            .logins()
+            .iter()
+            .all(|login| login == "Basic bWU6cEBzOnM=")
+    );
+    let away = elsewhere.url().replace("127.0.0.1", "localhost");
+    lab.server
+        .fault("/head", 1, Fault::Redirect(format!("{away}head")));
+    open(&named).unwrap();
+    assert!(elsewhere.logins().iter().all(String::is_empty));
+}
+
+#[test]
 fn without_insisting_an_answer_that_is_no_head_ends_the_start() {
     for (fault, says) in [
         (Fault::Status(404), "HTTP 404"),

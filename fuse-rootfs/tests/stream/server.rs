@@ -59,6 +59,7 @@ struct Rule {
 struct Shared {
     rules: Mutex<Vec<Rule>>,
     log: Mutex<Vec<String>>,
+    logins: Mutex<Vec<String>>,
     /// Bytes per second of each connection; 0: no limit.
     rate: AtomicU64,
     latency_ms: AtomicU64,
@@ -119,6 +120,11 @@ impl Server {
     /// `GET` paths so far, with their ranges.
     pub fn log(&self) -> Vec<String> {
         self.shared.log.lock().unwrap().clone()
+    }
+
+    /// `Authorization` of each request so far; empty if there was none.
+    pub fn logins(&self) -> Vec<String> {
+        self.shared.logins.lock().unwrap().clone()
     }
 
     pub fn requests(&self, of: &str) -> usize {
@@ -191,11 +197,16 @@ fn serve(stream: &TcpStream, root: &std::path::Path, shared: &Shared) -> std::io
             let mut headers = [httparse::EMPTY_HEADER; 32];
             let mut request = httparse::Request::new(&mut headers);
             if let Ok(httparse::Status::Complete(used)) = request.parse(&input) {
-                let range = request
-                    .headers
-                    .iter()
-                    .find(|header| header.name.eq_ignore_ascii_case("range"));
-                let range = range.map(|header| String::from_utf8_lossy(header.value).into_owned());
+                let value = |name: &str| {
+                    let found = request
+                        .headers
+                        .iter()
+                        .find(|header| header.name.eq_ignore_ascii_case(name));
+                    found.map(|header| String::from_utf8_lossy(header.value).into_owned())
+                };
+                let login = value("authorization").unwrap_or_default();
+                shared.logins.lock().unwrap().push(login);
+                let range = value("range");
                 break (request.path.unwrap_or("/").to_owned(), range, used);
             }
             let mut buffer = [0; 4096];

@@ -5,11 +5,14 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use ureq::config::RedirectAuthHeaders;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::transport::{
     ConnectProxyConnector, Connector, RustlsConnector, TcpConnector,
 };
-use ureq::{Agent, Error, Proxy, ResponseExt, Timeout};
+use ureq::{Agent, Error, Proxy, ProxyProtocol, ResponseExt, Timeout};
 
 use super::super::error::FetchError;
 use super::super::policy::Policy;
@@ -45,8 +48,13 @@ impl Web {
     ) -> Result<Self, String> {
         let proxy = proxy
             .map(|text| {
-                Proxy::new(text)
-                    .map_err(|error| format!("the proxy `{text}` is not usable: {error}"))
+                let proxy = Proxy::new(text)
+                    .map_err(|error| format!("the proxy `{text}` is not usable: {error}"))?;
+                // Others would be spoken to in HTTP.
+                match proxy.protocol() {
+                    ProxyProtocol::Http | ProxyProtocol::Https => Ok(proxy),
+                    _ => Err(format!("`{text}` is no HTTP proxy: expected `http://…`")),
+                }
             })
             .transpose()?;
         let roots = match ca_file {
@@ -58,6 +66,7 @@ impl Web {
                 .http_status_as_error(false)
                 .max_redirects(policy.redirects)
                 .max_redirects_will_error(true)
+                .redirect_auth_headers(RedirectAuthHeaders::SameHost)
                 .proxy(proxy)
                 .tls_config(TlsConfig::builder().root_certs(roots.clone()).build())
                 .user_agent(concat!("gasthaus-live/", env!("CARGO_PKG_VERSION")))
@@ -133,6 +142,8 @@ fn authorities(path: &Path) -> Result<Vec<Certificate<'static>>, String> {
 #[derive(Debug)]
 pub struct Http {
     base: String,
+    /// `Authorization`, if the URL has a user.
+    login: Option<String>,
     web: Arc<Web>,
     /// Where the server sends us for everything, and since when.
     moved: Mutex<Option<(String, Instant)>>,
@@ -148,15 +159,22 @@ impl Http {
             .iter()
             .any(|scheme| url.len() > scheme.len() && url.starts_with(scheme));
         let clean = !url.contains(['?', '#']) && url.bytes().all(|b| b.is_ascii_graphic());
+        let (shown, login) = split_login(url);
+        // `ureq` takes the usual port for one that is none.
+        let host = shown.split('/').nth(2).unwrap_or_default();
+        let behind = host.rsplit(']').next().unwrap_or_default();
+        let port = behind.split_once(':').map(|(_, port)| port);
+        let clean = clean && port.is_none_or(|port| port.parse::<u16>().is_ok());
         if !known || !clean || url.parse::<ureq::http::Uri>().is_err() {
             return Err(format!(
                 "`{}` is no mirror; expected `http://…`, `https://…`, `file:…` or an absolute path",
-                url.escape_debug()
+                shown.escape_debug()
             ));
         }
         let slash = if url.ends_with('/') { "" } else { "/" };
         Ok(Self {
-            base: format!("{url}{slash}"),
+            base: format!("{shown}{slash}"),
+            login: login.map(|login| format!("Basic {}", BASE64_STANDARD.encode(decoded(login)))),
             web,
             moved: Mutex::new(None),
         })
@@ -200,6 +218,9 @@ impl Http {
     fn open_at(&self, base: &str, ask: &Ask<'_>) -> Result<Body, FetchError> {
         let patience = ask.patience;
         let mut request = self.web.agent.get(format!("{base}{}", ask.path));
+        if let Some(login) = &self.login {
+            request = request.header("Authorization", login);
+        }
         let partial = ask.from > 0 || ask.to.is_some_and(|to| ask.total != Some(to));
         if partial {
             let end = ask.to.map(|to| (to - 1).to_string()).unwrap_or_default();
@@ -219,6 +240,7 @@ impl Http {
         if let Some(moved) = answer.get_uri().to_string().strip_suffix(ask.path)
             && moved != base
             && status < 300
+            && self.login.is_none()
         {
             self.set_moved(Some(moved.to_owned()));
         }
@@ -282,6 +304,35 @@ impl Http {
             patience,
         })
     }
+}
+
+/// A URL as it may be shown, without `user:password@`, and that.
+pub(in crate::stream) fn split_login(url: &str) -> (String, Option<&str>) {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return (url.to_owned(), None);
+    };
+    let host = rest.split('/').next().unwrap_or_default();
+    match host.rsplit_once('@') {
+        None => (url.to_owned(), None),
+        Some((login, _)) => {
+            let rest = &rest[login.len() + 1..];
+            (format!("{scheme}://{rest}"), Some(login))
+        }
+    }
+}
+
+/// `%40` becomes `@`; what is no such triple stays.
+fn decoded(text: &str) -> Vec<u8> {
+    let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
+    while let [first, tail @ ..] = rest {
+        let is_code = |two: &&[u8]| *first == b'%' && two.iter().all(u8::is_ascii_hexdigit);
+        let code = tail.get(..2).filter(is_code);
+        let code = code.and_then(|two| std::str::from_utf8(two).ok());
+        let code = code.and_then(|two| u8::from_str_radix(two, 16).ok());
+        bytes.push(code.unwrap_or(*first));
+        rest = &tail[code.map_or(0, |_| 2)..];
+    }
+    bytes
 }
 
 /// `bytes 10-99/200` or `bytes 10-99/*`: first byte, length of the whole.
@@ -352,12 +403,36 @@ mod tests {
     }
 
     #[test]
+    fn log_ins_are_split_off_and_decoded() {
+        for (url, shown, login) in [
+            ("http://a/b@c", "http://a/b@c", None),
+            ("/srv/x@y", "/srv/x@y", None),
+            ("http://u:p@a:8/b", "http://a:8/b", Some("u:p")),
+            ("https://u:p@ss@a", "https://a", Some("u:p@ss")),
+        ] {
+            assert_eq!(split_login(url), (shown.to_owned(), login), "{url}");
+        }
+        for (text, bytes) in [
+            ("u:p%40s%3As%25", "u:p@s:s%"),
+            ("%", "%"),
+            ("%4", "%4"),
+            ("a%zz%41", "a%zzA"),
+        ] {
+            assert_eq!(decoded(text), bytes.as_bytes(), "{text}");
+        }
+        let web = Web::new(&Policy::default(), Some("socks5://a:1"), None);
+        assert!(web.unwrap_err().contains("no HTTP proxy"));
+    }
+
+    #[test]
     fn mirrors_are_urls() {
         let web = Arc::new(Web::new(&Policy::default(), None, None).unwrap());
         for good in [
             "http://a",
             "https://a.example:8/x/",
             "http://[::1]:80/store",
+            "http://[::1]/a:b",
+            "http://u:p:q@a:65535",
         ] {
             assert!(
                 Http::new(good, web.clone()).unwrap().base.ends_with('/'),
@@ -372,6 +447,8 @@ mod tests {
             "http://a/?x",
             "http://a b/",
             "http://a/#x",
+            "http://a:99999",
+            "http://[::1]:x/",
         ] {
             assert!(Http::new(bad, web.clone()).is_err(), "{bad}");
         }
