@@ -505,8 +505,9 @@ fn mounts_that_cannot_be_are_refused_at_once() {
         ran.stderr,
         "error: `k.key` is not a minisign public key\nhint: it is the file that ends in `.pub`; its last line begins with `RW`\n"
     );
-    // The folder is there, but it is no store.
+    // The folder is there, but it is no store: said when it is met, and as the end.
     let ran = mount("new", "mnt");
+    assert_eq!(ran.stderr.matches("HTTP 404").count(), 2, "{}", ran.stderr);
     assert_eq!(ran.code, Some(1));
     assert!(
         ran.stderr.ends_with(

@@ -139,7 +139,12 @@ pub(super) fn run(args: &Args, cx: &Context) -> CliResult {
     log::set_prefix("gasthaus:");
     let config = config(args)?;
     check_dir(&args.dir)?;
-    let mut say = |text: &str| cx.ui.line(&output::printable(text));
+    // What goes wrong is a line of the log already, which is standard error here.
+    let mut say = |text: &str| {
+        if text.starts_with("opening ") {
+            cx.ui.line(&output::printable(text));
+        }
+    };
     let serving = daemon::serve(&config, &args.dir, &mut say).map_err(MountError::from)?;
     let manifest = &serving.image.manifest;
     cx.ui.line(&format!(
