@@ -973,3 +973,32 @@ fn publishes_for_the_test_above() {
     };
     publish(&request, &key, &()).unwrap();
 }
+
+/// Writes to the image when its layer begins.
+struct Meddler<'a>(&'a (dyn Fn() + Sync));
+
+impl publish::Progress for Meddler<'_> {
+    fn layer(&self, _: &Name, _: u64) {
+        (self.0)();
+    }
+}
+
+#[test]
+fn images_that_change_meanwhile_are_told_and_publish_nothing() {
+    let house = House::new();
+    let image = house.image("base.img", &[7; 300_000]);
+    let open = || fs::File::options().write(true).open(&image.path).unwrap();
+    let shorter = || open().set_len(100_000).unwrap();
+    let longer = || open().set_len(400_000).unwrap();
+    let meddlers: [&(dyn Fn() + Sync); 2] = [&longer, &shorter];
+    for meddle in meddlers {
+        let request = house.request("one", std::slice::from_ref(&image));
+        let error = publish(&request, &house.key, &Meddler(meddle)).unwrap_err();
+        let expected = format!(
+            "the image `{}` changed while it was read",
+            image.path.display()
+        );
+        assert_eq!(error.to_string(), expected);
+        assert!(!house.path("store/head").exists());
+    }
+}

@@ -249,7 +249,7 @@ impl<'a> Worker<'a> {
         bytes.resize((end - start) as usize, 0);
         image
             .read_at(&mut bytes, start)
-            .map_err(PublishError::io("read", path))?;
+            .map_err(PublishError::reading(path))?;
         // Of zeros no digest is wanted: they are left empty, as no cut is.
         let chunks: Vec<&[u8]> = cuts
             .iter()

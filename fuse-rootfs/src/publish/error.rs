@@ -145,6 +145,15 @@ impl PublishError {
         }
     }
 
+    /// For errors of reading an image, whose length was taken when it was opened.
+    pub(super) fn reading(image: &std::path::Path) -> impl FnOnce(io::Error) -> Self {
+        let path = image.to_owned();
+        move |source| match source.kind() {
+            io::ErrorKind::UnexpectedEof => Self::ImageChanged { path },
+            _ => Self::io("read", path)(source),
+        }
+    }
+
     pub(super) fn io(
         action: &'static str,
         path: impl Into<PathBuf>,

@@ -285,7 +285,7 @@ fn store_layer(
     let path = &opened.image.path;
     let cuts = match &opened.extents {
         Some(extents) => {
-            cut::at_files(&opened.file, extents).map_err(PublishError::io("read", path))?
+            cut::at_files(&opened.file, extents).map_err(PublishError::reading(path))?
         }
         None => {
             let chunk = opened.image.fixed_bytes.unwrap_or(CHUNK_BYTES);
