@@ -48,12 +48,13 @@ impl Web {
     ) -> Result<Self, String> {
         let proxy = proxy
             .map(|text| {
+                let shown = split_login(text).0;
                 let proxy = Proxy::new(text)
-                    .map_err(|error| format!("the proxy `{text}` is not usable: {error}"))?;
+                    .map_err(|error| format!("the proxy `{shown}` is not usable: {error}"))?;
                 // Others would be spoken to in HTTP.
                 match proxy.protocol() {
                     ProxyProtocol::Http | ProxyProtocol::Https => Ok(proxy),
-                    _ => Err(format!("`{text}` is no HTTP proxy: expected `http://…`")),
+                    _ => Err(format!("`{shown}` is no HTTP proxy: expected `http://…`")),
                 }
             })
             .transpose()?;
