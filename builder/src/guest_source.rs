@@ -1,9 +1,12 @@
 //! The guests a recipe names, read from the embedded catalogue or from the user's files.
 
-use std::fs;
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 
-use guest_catalog::{Catalogue, Guest};
+use guest_catalog::{Catalogue, Guest, GuestName};
 
 use crate::assets;
 use crate::error::BuildError;
@@ -17,17 +20,31 @@ const MAX_DEFINITION_BYTES: u64 = 128 << 10;
 /// # Errors
 /// If one is unknown or wrong, or two get in each other's way.
 pub fn catalogue_of(recipe: &Recipe, recipe_dir: &Path) -> Result<Catalogue, BuildError> {
-    let mut guests = Vec::new();
+    Ok(guests_of(recipe, recipe_dir)?.0)
+}
+
+/// The same, and for each guest of the user's own the folder of its definition, where its files may lie.
+///
+/// # Errors
+/// If one is unknown or wrong, or two get in each other's way.
+pub fn guests_of(
+    recipe: &Recipe,
+    recipe_dir: &Path,
+) -> Result<(Catalogue, BTreeMap<GuestName, PathBuf>), BuildError> {
+    let (mut guests, mut folders) = (Vec::new(), BTreeMap::new());
     for reference in &recipe.guests {
         guests.push(match reference {
             Reference::Embedded(name) => embedded_guest(name)?,
             Reference::Path(path) => {
-                let text = read_text(&recipe_dir.join(path))?;
-                (path.clone(), Guest::parse(path, &text)?)
+                let file = recipe_dir.join(path);
+                let guest = Guest::parse(path, &read_text(&file)?)?;
+                let folder = file.parent().unwrap_or(Path::new("")).to_owned();
+                folders.insert(guest.name.clone(), folder);
+                (path.clone(), guest)
             }
         });
     }
-    Ok(Catalogue::new(guests)?)
+    Ok((Catalogue::new(guests)?, folders))
 }
 
 /// All guests of the embedded catalogue, each with the name of its file.
@@ -62,13 +79,25 @@ fn embedded_guest(name: &str) -> Result<(String, Guest), BuildError> {
 
 fn read_text(path: &Path) -> Result<String, BuildError> {
     let read = || {
-        let bytes = fs::metadata(path)?.len();
-        if bytes > MAX_DEFINITION_BYTES {
+        // What never ends, or never begins, is not waited for.
+        let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+        let file = File::options().read(true).custom_flags(flags).open(path)?;
+        let about = file.metadata()?;
+        if about.is_dir() {
+            return Err(std::io::ErrorKind::IsADirectory.into());
+        }
+        if !about.is_file() {
+            return Err(std::io::Error::other("it is no regular file"));
+        }
+        if about.len() > MAX_DEFINITION_BYTES {
             return Err(std::io::Error::other(format!(
-                "it has {bytes} bytes, expected at most {MAX_DEFINITION_BYTES}"
+                "it has {} bytes, expected at most {MAX_DEFINITION_BYTES}",
+                about.len()
             )));
         }
-        fs::read_to_string(path)
+        let mut text = String::new();
+        file.take(MAX_DEFINITION_BYTES).read_to_string(&mut text)?;
+        Ok(text)
     };
     read().map_err(BuildError::io("read the guest definition", path))
 }

@@ -15,7 +15,7 @@ use crate::cache::hex;
 /// Largest image that is unpacked, in bytes.
 pub const MAX_IMAGE_BYTES: u64 = 64 << 30;
 /// What the image is called in the folder; as definitions call it.
-const RAW_NAME: &str = "disk.img";
+pub(super) const RAW_NAME: &str = "disk.img";
 /// What the seed is called there.
 pub(super) const SEED_NAME: &str = "seed.img";
 
@@ -170,7 +170,7 @@ fn digest(file: &mut File) -> io::Result<String> {
 }
 
 /// Makes the raw image `raw` of the file `published`, whatever it is packed in; `alone`: of nothing but that file.
-fn unpack(
+pub(super) fn unpack(
     published: &Path,
     file: File,
     raw: &Path,
@@ -246,7 +246,7 @@ fn make_raw(
 }
 
 /// A file that is no link: what a description of a disk names is not followed further.
-fn open_plain(path: &Path) -> io::Result<File> {
+pub(super) fn open_plain(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt as _;
     let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
     let file = File::options()

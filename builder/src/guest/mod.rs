@@ -1,5 +1,6 @@
 //! Guests on the build host: their images found, unpacked and prepared, and one guest booted alone to try it.
 
+pub mod beside;
 pub mod disk;
 mod image;
 mod inject;

@@ -25,8 +25,8 @@ use super::layers::{self, Layer, Packing, check_superblock, mkfs_erofs};
 use crate::assets;
 use crate::cache::Key;
 use crate::error::BuildError;
-use crate::guest as guest_image;
-use crate::guest_source::catalogue_of;
+use crate::guest::{self as guest_image, beside};
+use crate::guest_source::guests_of;
 use crate::manifest::GuestSummary;
 use crate::recipe::Flavour;
 use crate::tool::{Run, Tools};
@@ -106,10 +106,11 @@ pub fn make_guests(
     kernel: &Kernel,
     packings: &[Packing],
 ) -> Result<Guests, BuildError> {
-    let catalogue = catalogue_of(cx.recipe, cx.recipe_dir)?;
+    let (catalogue, folders) = guests_of(cx.recipe, cx.recipe_dir)?;
     let mut made = Vec::new();
     for placed in catalogue.entries() {
-        made.push(make_guest(cx, debs, tools, kernel, placed)?);
+        let places = image_places(cx, folders.get(&placed.guest.name));
+        made.push(make_guest(cx, debs, tools, kernel, placed, &places)?);
     }
     let mut layers = Vec::new();
     for packing in packings {
@@ -160,6 +161,8 @@ struct Made {
     name: String,
     dir: PathBuf,
     key: Key,
+    /// What lay beside its definition, and lies in `dir` now.
+    files: Vec<String>,
 }
 
 fn make_guest(
@@ -168,6 +171,7 @@ fn make_guest(
     tools: &Tools,
     kernel: &Kernel,
     placed: &Placed,
+    places: &[PathBuf],
 ) -> Result<Made, BuildError> {
     let guest = &placed.guest;
     let name = guest.name.to_string();
@@ -194,16 +198,20 @@ fn make_guest(
             flavours: flavours.clone(),
         });
     }
-    let places = image_places(cx);
+    let files = beside::files(guest, places)?;
+    for (name, path) in &files {
+        parts.push(name.clone().into_bytes());
+        parts.push(guest_image::sha256_of(path)?.into_bytes());
+    }
     let debian = match &guest.source {
         Source::Builtin(BuiltinGuest::Tiny) => None,
         Source::Image(source) => {
-            parts.push(guest_image::source_digest(guest, source, &places)?.into_bytes());
+            parts.push(guest_image::source_digest(guest, source, places)?.into_bytes());
             None
         }
         Source::Oci(source) => {
             let pulled = debs.input(&guest_set(&name));
-            let found = find_container(source, pulled, &places)?;
+            let found = find_container(source, pulled, places)?;
             parts.push(found.digest().into());
             parts.push(format!("{:?}", source.command).into_bytes());
             None
@@ -234,17 +242,18 @@ fn make_guest(
         let cached = cx.cache.has("guest", &key);
         let dir = cx.cache.result("guest", &key, cx.sandbox, |scratch| {
             write(&scratch.join("guest.toml"), definition.as_bytes())?;
+            beside::bring(&files, scratch)?;
             match (&debian, &guest.source) {
                 (Some(content), _) => {
                     content.make(cx, debs, tools, kernel, &guest_set(&name), &key, scratch)
                 }
                 (None, Source::Image(source)) => {
-                    guest_image::prepare(guest, source, &places, scratch)?;
+                    guest_image::prepare(guest, source, places, scratch)?;
                     Ok(())
                 }
                 (None, Source::Oci(source)) => {
                     let pulled = debs.input(&guest_set(&name));
-                    let found = find_container(source, pulled, &places)?;
+                    let found = find_container(source, pulled, places)?;
                     container(cx, tools, kernel, guest, source, &found, scratch)
                 }
                 (None, Source::Url(source)) => {
@@ -266,15 +275,17 @@ fn make_guest(
                 name: name.clone(),
                 dir,
                 key: key.clone(),
+                files: files.iter().map(|(file, _)| file.clone()).collect(),
             },
             cached,
         ))
     })
 }
 
-/// Where the images of guests lie: beside the recipe, and in the folders of GASTHAUS_IMAGES.
-fn image_places(cx: &StageCx<'_>) -> Vec<PathBuf> {
-    let mut places = vec![cx.recipe_dir.to_owned()];
+/// Where the images of a guest lie: beside its definition, beside the recipe, and in the folders of GASTHAUS_IMAGES.
+fn image_places(cx: &StageCx<'_>, folder: Option<&PathBuf>) -> Vec<PathBuf> {
+    let mut places: Vec<PathBuf> = folder.cloned().into_iter().collect();
+    places.push(cx.recipe_dir.to_owned());
     if let Some(more) = std::env::var_os("GASTHAUS_IMAGES") {
         places.extend(std::env::split_paths(&more).filter(|place| !place.as_os_str().is_empty()));
     }
@@ -285,7 +296,12 @@ fn pack(mkfs: Run, kernel: Option<&Path>, made: &[Made], scratch: &Path) -> Resu
     let root = scratch.join("root");
     make_dir(&root)?;
     for guest in made {
-        for file in ["guest.toml", "initrd.zst", "disk.img", "seed.img"] {
+        let ours = ["guest.toml", "initrd.zst", "disk.img", "seed.img"];
+        let brought = guest.files.iter().map(String::as_str);
+        let mut files: Vec<&str> = ours.into_iter().chain(brought).collect();
+        files.sort_unstable();
+        files.dedup();
+        for file in files {
             let from = guest.dir.join(file);
             if from.exists() {
                 link(&from, &root, &format!("{GUESTS_DIR}/{}/{file}", guest.name))?;

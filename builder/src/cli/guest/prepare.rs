@@ -3,17 +3,17 @@
 //! In: a definition, and its image as its publisher made it. Out: a folder with the image raw, the guest's files put into it, and a
 //! definition that is held to what lies there. A house has no room for the readers of all kinds of disks; this host has.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use clap::ArgAction;
-use guest_catalog::{BootFrom, Guest, ImageSource, Source};
+use guest_catalog::{Guest, ImageSource, Source};
 
 use super::super::{CliResult, Context, output};
 use super::{find, published};
 use crate::error::BuildError;
-use crate::guest::{TryError, prepare_file, sha256_of};
+use crate::guest::{TryError, beside, prepare_file, sha256_of};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct PrepareArgs {
@@ -61,9 +61,8 @@ pub(super) fn prepare(args: &PrepareArgs, cx: &Context) -> CliResult {
     let scratch = tempfile::tempdir_in(beside).map_err(BuildError::io("create", beside))?;
     let raw =
         prepare_file(&guest, &image.path, image.alone, scratch.path()).map_err(BuildError::from)?;
-    for file in beside_the_image(&guest) {
-        bring(&guest, &file, &places, scratch.path())?;
-    }
+    let files = beside::files(&guest, &places).map_err(BuildError::from)?;
+    beside::bring(&files, scratch.path()).map_err(BuildError::from)?;
     guest.source = Source::Image(ImageSource {
         file: "disk.img".to_owned(),
         sha256: Some(sha256_of(&raw).map_err(BuildError::from)?),
@@ -86,47 +85,4 @@ pub(super) fn prepare(args: &PrepareArgs, cx: &Context) -> CliResult {
     output::print(&format!(
         "{shown} is ready; bring it to a house, and there: `sudo guests add {shown}`\n"
     ))
-}
-
-/// The files that the definition names beside the image and what is made of it.
-fn beside_the_image(guest: &Guest) -> Vec<String> {
-    let mut files: Vec<&str> = guest.disks.iter().map(|disk| disk.image.as_str()).collect();
-    if guest.boot.from == BootFrom::Kernel {
-        files.push(&guest.boot.kernel);
-        files.extend(guest.boot.initrd.as_deref());
-    }
-    files.sort_unstable();
-    files.dedup();
-    let is_made = |file: &&str| *file == "disk.img" || guest.seed.is_some() && *file == "seed.img";
-    let is_ours = |file: &&str| !Path::new(file).is_absolute() && !is_made(file);
-    files
-        .into_iter()
-        .filter(is_ours)
-        .map(str::to_owned)
-        .collect()
-}
-
-fn bring(guest: &Guest, file: &str, places: &[PathBuf], folder: &Path) -> Result<(), BuildError> {
-    let mut parts = Path::new(file).components();
-    let is_plain = matches!(
-        (parts.next(), parts.next()),
-        (Some(Component::Normal(_)), None)
-    );
-    let candidates = places.iter().map(|place| place.join(file));
-    let found = candidates
-        .filter(|_| is_plain)
-        .find(|candidate| candidate.is_file());
-    let Some(from) = found else {
-        return Err(BuildError::from(TryError::NoImage {
-            guest: guest.name.to_string(),
-            file: file.to_owned(),
-            places: places.to_vec(),
-            homepage: guest.homepage.clone(),
-        }));
-    };
-    let to = folder.join(file);
-    let mut source = File::open(&from).map_err(BuildError::io("open", &from))?;
-    let mut target = File::create(&to).map_err(BuildError::io("create", &to))?;
-    io::copy(&mut source, &mut target).map_err(BuildError::io("copy", &from))?;
-    Ok(())
 }
