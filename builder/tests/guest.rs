@@ -365,3 +365,111 @@ fn programs_for_firmware_and_kernels_alone_are_booted() {
         "{line}"
     );
 }
+
+/// Like `gasthaus`, but ended if it waits for what never comes.
+fn within_a_minute(dir: &Path, arguments: &[&str]) -> Output {
+    Command::new("timeout")
+        .arg("60")
+        .arg(env!("CARGO_BIN_EXE_gasthaus"))
+        .args(["--quiet", "guest"])
+        .args(arguments)
+        .current_dir(dir)
+        .env("GASTHAUS_CACHE", dir.join("cache"))
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn what_is_no_file_is_not_waited_for() {
+    let dir = TempDir::new().unwrap();
+    let dir = dir.path();
+    rustix::fs::mkfifoat(rustix::fs::CWD, dir.join("pipe.toml"), 0o600.into()).unwrap();
+    for path in ["./pipe.toml", "/dev/zero"] {
+        for arguments in [&["check", path][..], &["show", path]] {
+            let error = stderr(&within_a_minute(dir, arguments));
+            assert_eq!(
+                error,
+                format!(
+                    "error: cannot read the guest definition `{path}`\n  it is no regular file\n"
+                )
+            );
+        }
+        let error = stderr(&within_a_minute(dir, &["add", path, "--name", "x"]));
+        assert!(
+            error.contains("it is neither a file nor a folder"),
+            "{error}"
+        );
+    }
+    let error = stderr(&gasthaus(dir, &["check", "."]));
+    assert!(error.contains("`.`\n  is a directory"), "{error}");
+}
+
+#[test]
+fn what_add_writes_is_what_try_boots() {
+    let dir = TempDir::new().unwrap();
+    let dir = dir.path();
+    fs::write(dir.join("floppy.img"), vec![7; 1440 << 10]).unwrap();
+    let said = stdout(&gasthaus(
+        dir,
+        &["add", "floppy.img", "--name", "floppy", "--screen", "A:\\>"],
+    ));
+    assert!(
+        said.contains("guests = [\"./floppy/guest.toml\"]"),
+        "{said}"
+    );
+    let line = stdout(&gasthaus(dir, &["try", "./floppy/guest.toml", "--print"]));
+    assert!(
+        line.contains("if=floppy,index=0") && line.contains("order=a"),
+        "{line}"
+    );
+    let text = fs::read_to_string(dir.join("floppy/guest.toml")).unwrap();
+    assert!(
+        text.contains("display = \"both\"") && text.contains("screen = 'A:\\>'"),
+        "{text}"
+    );
+    // `CD001` where a disc has it, and El Torito's word for one that BIOS boots.
+    let mut disc = vec![0; 40 << 11];
+    for (at, bytes) in [
+        (16 << 11, &b"\x01CD001\x01"[..]),
+        ((16 << 11) + 80, &[40, 0, 0, 0, 0, 0, 0, 40]),
+        ((16 << 11) + 128, &[0, 8, 8, 0]),
+        (17 << 11, b"\0CD001\x01EL TORITO SPECIFICATION"),
+        ((17 << 11) + 71, &[20]),
+        (18 << 11, b"\xFFCD001\x01"),
+        (20 << 11, b"\x01"),
+        ((20 << 11) + 28, &[0xAA, 0x55, 0x55, 0xAA]),
+        ((20 << 11) + 32, &[0x88, 0, 0, 0, 0, 0, 4, 0, 21]),
+    ] {
+        disc[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+    fs::write(dir.join("disc.iso"), disc).unwrap();
+    let to = dir.join("made");
+    let to = to.to_str().unwrap();
+    let said = stdout(&gasthaus(
+        dir,
+        &["add", "disc.iso", "--name", "disc", "--to", to],
+    ));
+    assert!(
+        said.contains(&format!("guests = [\"{to}/guest.toml\"]")),
+        "{said}"
+    );
+    let line = stdout(&gasthaus(
+        dir,
+        &["try", &format!("{to}/guest.toml"), "--print"],
+    ));
+    assert!(
+        line.contains("media=cdrom,readonly=on") && line.contains("order=d"),
+        "{line}"
+    );
+    // What could not be tried is not written down.
+    fs::write(dir.join("disk"), disk()).unwrap();
+    qemu_img(
+        &[
+            "create", "-q", "-f", "qcow2", "-b", "disk", "-F", "raw", "over",
+        ],
+        dir,
+    );
+    let error = stderr(&gasthaus(dir, &["add", "over", "--name", "over-it"]));
+    assert!(error.contains("its backing file is `disk`"), "{error}");
+    assert!(!dir.join("over-it").exists());
+}

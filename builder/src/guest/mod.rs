@@ -4,6 +4,7 @@ pub mod beside;
 pub mod disk;
 mod image;
 mod inject;
+pub mod kind;
 mod monitor;
 pub mod oci;
 pub mod pin;
@@ -259,6 +260,8 @@ fn format_hint(path: &Path, found: &str) -> Option<String> {
         Some(to_raw(path))
     } else if found.contains("web page") {
         Some("a server sent a page in place of the file: get it again".to_owned())
+    } else if found.contains("Linux kernel") {
+        Some("a kernel has no disk: write a definition with `boot.kernel = \"disk.img\"`, as the catalogue's `unikraft`".to_owned())
     } else if found.contains("archive") {
         Some("unpack it and name the image itself".to_owned())
     } else {

@@ -7,15 +7,16 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use guest_catalog::{Guest, Mode, OciReference, OciSource};
+use guest_catalog::{BootFrom, Guest, Mode, OciReference, OciSource};
 
 use super::super::{CliResult, Context, output};
 use crate::error::BuildError;
-use crate::guest::{oci, sha256_of};
+use crate::guest::kind::{Drive, kind_of};
+use crate::guest::{TryError, oci, sha256_of};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct AddArgs {
-    /// An OCI image layout (a folder or a tar file), `docker://HOST/NAME:TAG`, or the image of a disk, a floppy or a disc
+    /// A container image (a folder or a tar file; `docker://HOST/NAME:TAG`), or the image of a disk, a floppy or a disc
     image: PathBuf,
 
     /// Name of the guest; a-z, 0-9 and `-`
@@ -34,6 +35,10 @@ pub(super) struct AddArgs {
     #[arg(long, conflicts_with = "port")]
     console: Option<String>,
 
+    /// Text on its screen when it is up; not for container images
+    #[arg(long, conflicts_with_all = ["port", "console"])]
+    screen: Option<String>,
+
     /// Folder to make for the definition [default: the name, beside the image or here]
     #[arg(long, value_name = "DIR")]
     to: Option<PathBuf>,
@@ -50,7 +55,8 @@ pub(super) fn add(args: &AddArgs, cx: &Context) -> CliResult {
         None => {
             let image = args.image.canonicalize();
             let image = image.map_err(BuildError::io("find the image", &args.image))?;
-            let text = if image.is_dir() || oci::is_layout(&image) {
+            let is_container = image.is_dir() || is_tar(&image)?;
+            let text = if is_container {
                 container(args, name, image.display().to_string(), cx)?
             } else {
                 pc(args, name, &image)?
@@ -71,12 +77,29 @@ pub(super) fn add(args: &AddArgs, cx: &Context) -> CliResult {
     out.write_all(text.as_bytes())
         .map_err(BuildError::io("write", &file))?;
     let shown = file.display();
+    let named = match file.is_absolute() || file.starts_with(".") || file.starts_with("..") {
+        true => file.clone(),
+        false => Path::new(".").join(&file),
+    };
     output::print(&format!(
-        "{shown} is written; name it in a recipe as `guests = [\"./{shown}\"]`\n"
+        "{shown} is written; name it in a recipe as `guests = [\"{}\"]`\n",
+        named.display()
     ))
 }
 
+/// Container images come in tar files; only files are looked into.
+fn is_tar(image: &Path) -> Result<bool, BuildError> {
+    if !image.is_file() {
+        let error = std::io::Error::other("it is neither a file nor a folder");
+        return Err(BuildError::io("use the image", image)(error));
+    }
+    Ok(oci::is_tar(image).map_err(TryError::from)?)
+}
+
 fn health(args: &AddArgs) -> String {
+    if let Some(text) = &args.screen {
+        return format!("screen = {}", quoted(text));
+    }
     match (&args.port, &args.console) {
         (Some(port), _) => format!("http = {{ port = {port}, expect = \"<\" }}"),
         (None, Some(text)) => format!("console = {}", quoted(text)),
@@ -130,24 +153,35 @@ fn container(
 }
 
 fn pc(args: &AddArgs, name: &str, image: &Path) -> Result<String, BuildError> {
+    let kind = kind_of(image)?;
+    let (word, device, more) = match kind.drive {
+        Drive::Floppy => ("floppy", "fda", ""),
+        Drive::Disc => ("disc", "hda", "access = \"read-only\"\ncdrom = true\n"),
+        Drive::Disk => ("disk", "hda", ""),
+    };
+    let from = match kind.from {
+        BootFrom::Uefi => "uefi",
+        BootFrom::Bios | BootFrom::Kernel => "bios",
+    };
     let sha256 = sha256_of(image)?;
     let memory_mib = args.memory_mib.unwrap_or(512);
     let modes = format!("[\"{}\", \"{}\"]", Mode::Hvm, Mode::Kvm);
     Ok(format!(
-        "# Made of a disk image by `gasthaus guest add`.\n\
+        "# Made of the image of a {word} by `gasthaus guest add`.\n\
          name = {}\n\
-         description = \"A PC with a disk\"\n\
+         description = \"A PC with a {word}\"\n\
          licence = \"unknown\"\n\
          modes = {modes}\n\
-         memory-mib = {memory_mib}\n\n\
+         memory-mib = {memory_mib}\n\
+         display = \"both\"\n\n\
          [source.image]\n\
          file = {}\n\
          sha256 = \"{sha256}\"\n\n\
          [boot]\n\
-         from = \"bios\"\n\n\
+         from = \"{from}\"\n\n\
          [[disks]]\n\
-         device = \"hda\"\n\
-         image = \"disk.img\"\n\n\
+         device = \"{device}\"\n\
+         image = \"disk.img\"\n{more}\n\
          [health]\n\
          {}\n",
         quoted(name),

@@ -28,6 +28,8 @@ const FOLDER: &str = ".gasthaus";
 const MAX_TREE_BYTES: u64 = 2 << 30;
 /// What a guest needs besides the image, packed and unpacked, in MiB.
 const MARGIN_MIB: u64 = 64;
+/// Where a tar file says what it is (POSIX.1-2017, pax, "ustar Interchange Format").
+const TAR_MAGIC: (u64, &[u8]) = (257, b"ustar");
 
 /// Why a container image cannot become a guest.
 #[derive(Debug, thiserror::Error)]
@@ -423,10 +425,16 @@ fn hex(bytes: &[u8]) -> String {
 /// The words that a definition gives the kernel: our init in the image, and a root of all the memory there is.
 pub const COMMAND_LINE: &str = "console=hvc0 quiet rdinit=/.gasthaus/init rootfstype=ramfs xen_legacy_crash lsm=landlock,lockdown,yama,apparmor nofsgsbase";
 
-/// Whether `path` looks like an image layout, by its first file.
-#[must_use]
-pub fn is_layout(path: &Path) -> bool {
-    Layout::open(path).is_ok()
+/// Whether the file `path` is a tar file, as container images come in.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn is_tar(path: &Path) -> Result<bool, OciError> {
+    let mut begin = Vec::new();
+    let file = std::fs::File::open(path).map_err(OciError::file("open", path))?;
+    let read = file.take(TAR_MAGIC.0 + 5).read_to_end(&mut begin);
+    read.map_err(OciError::file("read", path))?;
+    Ok(begin.ends_with(TAR_MAGIC.1) && begin.len() as u64 == TAR_MAGIC.0 + 5)
 }
 
 #[cfg(test)]
