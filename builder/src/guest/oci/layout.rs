@@ -10,13 +10,15 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 
-use super::OciError;
 use super::document::{Descriptor, Document, document, is_list};
+use super::{OciError, saved};
 
 /// Most bytes of a JSON document: index, manifest, configuration.
 pub(super) const MAX_JSON_BYTES: u64 = 4 << 20;
 /// How deep an index may refer to another one.
 pub(super) const MAX_DEPTH: u32 = 4;
+/// The file that makes it a layout.
+const MARKER: &str = "oci-layout";
 /// Most files in a layout that is a tar file.
 const MAX_FILES: usize = 10_000;
 
@@ -40,19 +42,19 @@ struct Manifest {
 
 /// What an image says about itself (`config.md`).
 #[derive(Debug, Deserialize)]
-struct ImageConfig {
+pub(super) struct ImageConfig {
     #[serde(default)]
     architecture: Option<String>,
     #[serde(default)]
     os: Option<String>,
     #[serde(default)]
     config: Option<RunConfig>,
-    rootfs: RootFs,
+    pub(super) rootfs: RootFs,
 }
 
 #[derive(Debug, Deserialize)]
-struct RootFs {
-    diff_ids: Vec<String>,
+pub(super) struct RootFs {
+    pub(super) diff_ids: Vec<String>,
 }
 
 /// How the image's program is run.
@@ -72,7 +74,7 @@ pub struct RunConfig {
 }
 
 /// One image of a layout.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Image {
     /// Digest of its manifest: it stands for all of the image.
     pub digest: String,
@@ -94,8 +96,12 @@ enum Place {
 /// A layout, opened.
 #[derive(Debug)]
 pub struct Layout {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     place: Place,
+    /// Files that have other names than blobs have, by those.
+    pub(super) names: BTreeMap<String, String>,
+    /// The images, where there is no index.
+    pub(super) saved: Vec<Image>,
 }
 
 impl Layout {
@@ -110,11 +116,21 @@ impl Layout {
         } else {
             Place::Tar(list_tar(path)?)
         };
-        let layout = Self {
+        let mut layout = Self {
             path: path.to_owned(),
             place,
+            names: BTreeMap::new(),
+            saved: Vec::new(),
         };
-        let marker: Marker = layout.json("oci-layout", None)?;
+        if !layout.has(MARKER) {
+            if !layout.has(saved::LIST) {
+                let found = "something that holds no container image";
+                return Err(layout.not_one(found.to_owned()));
+            }
+            layout.saved = layout.saved_images()?;
+            return Ok(layout);
+        }
+        let marker: Marker = layout.json(MARKER, None)?;
         if !marker.version.starts_with("1.") {
             let found = format!("a layout of version `{}`; 1 is known", marker.version);
             return Err(layout.not_one(found));
@@ -153,6 +169,8 @@ impl Layout {
         Ok(Self {
             path: PathBuf::from(shown),
             place: Place::Blobs(folder, descriptor),
+            names: BTreeMap::new(),
+            saved: Vec::new(),
         })
     }
 
@@ -161,6 +179,9 @@ impl Layout {
     /// # Errors
     /// If there is none, or several, or its parts are not what their digests say.
     pub fn image(&self, digest: Option<&str>) -> Result<Image, OciError> {
+        if !self.saved.is_empty() {
+            return self.of_saved(digest);
+        }
         let index: Index = match &self.place {
             Place::Blobs(_, top) => Index {
                 manifests: vec![top.clone()],
@@ -183,7 +204,8 @@ impl Layout {
                 })?;
                 return self.whole(&descriptor, manifest);
             }
-            ([first, rest @ ..], Some(_)) if rest.iter().all(|other| other == first) => *first,
+            // Several names for one image.
+            ([first, rest @ ..], _) if rest.iter().all(|other| other == first) => *first,
             (many, _) => {
                 let digests: Vec<&str> = many.iter().map(|one| one.digest.as_str()).collect();
                 let found = match digests[..] {
@@ -228,6 +250,16 @@ impl Layout {
     fn whole(&self, descriptor: &Descriptor, manifest: Manifest) -> Result<Image, OciError> {
         let name = self.blob_name(&manifest.config)?;
         let config: ImageConfig = self.json(&name, Some(&manifest.config))?;
+        self.image_of(descriptor.digest.clone(), config, manifest.layers)
+    }
+
+    /// The image of those layers, once its configuration is found to be ours and to know as many.
+    pub(super) fn image_of(
+        &self,
+        digest: String,
+        config: ImageConfig,
+        layers: Vec<Descriptor>,
+    ) -> Result<Image, OciError> {
         // Missing in images that some tools write: then nobody says that it is for another machine.
         let os = config.os.as_deref().unwrap_or("linux");
         let architecture = config.architecture.as_deref().unwrap_or("amd64");
@@ -235,7 +267,7 @@ impl Layout {
             let kind = super::printable(&format!("{os}/{architecture}"));
             return Err(self.not_one(format!("an image for {kind}; linux/amd64 is needed")));
         }
-        let (layers, diffs) = (manifest.layers, config.rootfs.diff_ids);
+        let diffs = config.rootfs.diff_ids;
         if layers.len() != diffs.len() {
             return Err(self.not_one(format!(
                 "an image of {} layers that lists {} of them",
@@ -244,7 +276,7 @@ impl Layout {
             )));
         }
         Ok(Image {
-            digest: descriptor.digest.clone(),
+            digest,
             run: config.config.unwrap_or_default(),
             layers: layers.into_iter().zip(diffs).collect(),
         })
@@ -282,7 +314,16 @@ impl Layout {
         Ok(format!("blobs/sha256/{hex}"))
     }
 
-    fn reader(&self, name: &str) -> Result<impl Read + use<>, OciError> {
+    fn has(&self, name: &str) -> bool {
+        match &self.place {
+            Place::Tar(files) => files.contains_key(name),
+            Place::Folder => self.path.join(name).exists(),
+            Place::Blobs(..) => false,
+        }
+    }
+
+    pub(super) fn reader(&self, name: &str) -> Result<impl Read + use<>, OciError> {
+        let name = self.names.get(name).map_or(name, String::as_str);
         let path = self.path.join(name);
         match &self.place {
             Place::Folder => {
@@ -307,7 +348,7 @@ impl Layout {
         }
     }
 
-    fn json<T: DeserializeOwned>(
+    pub(super) fn json<T: DeserializeOwned>(
         &self,
         name: &str,
         descriptor: Option<&Descriptor>,
@@ -328,7 +369,7 @@ impl Layout {
         serde_json::from_slice(&bytes).map_err(|error| self.not_one(format!("`{name}`: {error}")))
     }
 
-    fn not_one(&self, found: String) -> OciError {
+    pub(super) fn not_one(&self, found: String) -> OciError {
         if let Place::Blobs(..) = self.place {
             let image = self.path.display().to_string();
             return super::RegistryError::Image { image, found }.into();

@@ -8,6 +8,7 @@ mod document;
 mod layout;
 mod login;
 pub mod registry;
+mod saved;
 mod tree;
 
 use std::io::{self, Read};
@@ -104,7 +105,7 @@ impl OciError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Layout { .. } => Some(
-                "make one with `skopeo copy docker://NAME oci:FOLDER`, or `docker save NAME -o FILE`".to_owned(),
+                "make one with `skopeo copy docker://NAME oci:FOLDER`, `docker save NAME -o FILE` or `podman save NAME -o FILE`".to_owned(),
             ),
             Self::Blob { .. } => Some("get the image again".to_owned()),
             Self::Registry(error) => error.hint(),
@@ -444,3 +445,7 @@ mod tests;
 #[cfg(test)]
 #[path = "pull_tests.rs"]
 mod pull_tests;
+
+#[cfg(test)]
+#[path = "saved_tests.rs"]
+mod saved_tests;
