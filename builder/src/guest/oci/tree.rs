@@ -80,6 +80,9 @@ impl Tree {
         limit: u64,
     ) -> Result<(), String> {
         let text = |error: std::io::Error| error.to_string();
+        if entry.header().entry_type() == tar::EntryType::XGlobalHeader {
+            return Ok(()); // words about the stream, as `git archive` writes them
+        }
         let parts = parts(path)?;
         let Some((name, folder)) = parts.split_last() else {
             return Ok(()); // the root itself
@@ -90,10 +93,7 @@ impl Tree {
             return Ok(());
         }
         if let Some(gone) = name.strip_prefix(WHITEOUT) {
-            let gone = join(&folder, gone);
-            if self.nodes.get(&gone).is_some_and(|node| node.layer < layer) {
-                self.remove(&gone);
-            }
+            self.remove_lower(&join(&folder, gone), layer);
             return Ok(());
         }
         let header = entry.header();
@@ -277,6 +277,26 @@ impl Tree {
         self.remove_below(path, |_| true);
     }
 
+    /// Takes away `path` and what is below it, but not what `layer` itself brings there, wherever in the layer the order stands.
+    fn remove_lower(&mut self, path: &str, layer: usize) {
+        self.remove_below(path, |node| node.layer < layer);
+        let start = format!("{path}/");
+        let mut below = self.nodes.range(start.clone()..);
+        let is_kept = below
+            .next()
+            .is_some_and(|(path, _)| path.starts_with(&start));
+        match self.nodes.get_mut(path) {
+            Some(node) if node.layer < layer && !is_kept => {
+                self.nodes.remove(path);
+            }
+            // The folder that holds what is kept is a new one.
+            Some(node) if node.layer < layer => {
+                (node.mode, node.uid, node.gid, node.layer) = (0o755, 0, 0, layer);
+            }
+            _ => {}
+        }
+    }
+
     fn remove_below(&mut self, folder: &str, which: impl Fn(&Node) -> bool) {
         let start = if folder.is_empty() {
             String::new()
@@ -397,6 +417,39 @@ mod tests {
         assert_eq!(tree.text("usr/lib/modules/x").unwrap(), "m");
         let (_, node) = tree.nodes().find(|(path, _)| *path == "usr/lib/c").unwrap();
         assert_eq!((node.uid, node.gid, node.mode), (7, 8, 0o644));
+    }
+
+    #[test]
+    fn a_whiteout_takes_nothing_of_its_own_layer() {
+        use EntryType::{Directory, Regular, XGlobalHeader};
+        for above in [
+            &[("d/new", Regular, "2"), (".wh.d", Regular, "")][..],
+            &[(".wh.d", Regular, ""), ("d/new", Regular, "2")],
+            &[
+                ("d/", Directory, ""),
+                ("d/new", Regular, "2"),
+                (".wh.d", Regular, ""),
+            ],
+            &[
+                ("pax_global_header", XGlobalHeader, "20 comment=0123456\n"),
+                (".wh.d", Regular, ""),
+                ("d/new", Regular, "2"),
+            ],
+        ] {
+            let mut tree = Tree::default();
+            let below = [
+                ("d/", Directory, ""),
+                ("d/old", Regular, "1"),
+                ("d/e/f", Regular, "1"),
+                ("d-e", Regular, "1"),
+            ];
+            tree.lay(0, &stream(&below)[..], LIMIT).unwrap();
+            tree.lay(1, &stream(above)[..], LIMIT).unwrap();
+            assert_eq!(shown(&tree), "d/ d-e=1 d/new=2", "{above:?}");
+            tree.lay(2, &stream(&[(".wh.d", Regular, "")])[..], LIMIT)
+                .unwrap();
+            assert_eq!(shown(&tree), "d-e=1");
+        }
     }
 
     #[test]
