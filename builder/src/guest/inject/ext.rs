@@ -17,6 +17,9 @@ use super::place::Slice;
 /// s_magic (Linux, Documentation/filesystems/ext4/super.rst).
 const MAGIC_AT: u64 = 1024 + 0x38;
 const MAGIC: [u8; 2] = [0x53, 0xEF];
+/// s_feature_ro_compat, and the bit for blocks that are given out in clusters.
+const FEATURES_AT: u64 = 1024 + 0x64;
+const BIGALLOC: u32 = 0x200;
 const KIND: u16 = 0o170_000;
 const REGULAR: u16 = 0o100_000;
 const DIRECTORY: u16 = 0o040_000;
@@ -62,6 +65,15 @@ pub(super) fn put(slice: &mut Slice<'_>, injection: &Injection) -> Result<(), St
 }
 
 fn write(slice: &mut Slice<'_>, injection: &Injection) -> Result<(), String> {
+    let mut features = [0; 4];
+    let read = slice
+        .seek(SeekFrom::Start(FEATURES_AT))
+        .and_then(|_| slice.read_exact(&mut features));
+    read.map_err(|error| error.to_string())?;
+    if u32::from_le_bytes(features) & BIGALLOC != 0 {
+        // The library would look for bitmaps beyond the end, and say that.
+        return Err("it has `bigalloc`, which is not written to".to_owned());
+    }
     let told = |error: fstool::Error| format!("its ext file system cannot be used: {error}");
     let mut system = Ext::open(slice).map_err(told)?;
     system.replay_pending_journal(slice).map_err(told)?;

@@ -1,5 +1,6 @@
 //! Where on a disk a file system is, and a view of nothing but it.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -11,6 +12,8 @@ use hypervisor_image::partitions::{SECTOR_BYTES, read_gpt_table, read_mbr};
 const EXTENDED: [u8; 3] = [0x05, 0x0F, 0x85];
 /// The MBR type of the one entry beside a GPT.
 const PROTECTIVE: u8 = 0xEE;
+/// Most logical partitions that are looked for.
+const MAX_LOGICAL: usize = 124;
 
 /// The bytes of partition `wanted`, counted from 1, or of the whole disk. `Err` says what there is instead.
 pub(super) fn find(disk: &mut File, wanted: Option<u32>) -> Result<Range<u64>, String> {
@@ -39,7 +42,7 @@ pub(super) fn find(disk: &mut File, wanted: Option<u32>) -> Result<Range<u64>, S
     Ok(range.clone())
 }
 
-/// All partitions but logical ones, with the bytes their tables claim.
+/// All partitions, with the bytes their tables claim; logical ones are counted from 5, as Linux does.
 pub(super) fn partitions(disk: &mut File) -> Result<Vec<(u32, Range<u64>)>, String> {
     let table = read_mbr(disk).map_err(|error| error.to_string())?;
     let Some(table) = table else {
@@ -58,13 +61,55 @@ pub(super) fn partitions(disk: &mut File) -> Result<Vec<(u32, Range<u64>)>, Stri
         .partitions
         .iter()
         .filter(|p| p.kind != 0 && !EXTENDED.contains(&p.kind));
-    Ok(kept
-        .map(|p| {
-            let start = u64::from(p.first_lba) * SECTOR_BYTES;
-            let bytes = u64::from(p.sectors) * SECTOR_BYTES;
-            (u32::from(p.number), start..start + bytes)
-        })
-        .collect())
+    let mut found: Vec<_> = kept
+        .map(|p| (u32::from(p.number), bytes_of(p.first_lba.into(), p.sectors)))
+        .collect();
+    let extended = table.partitions.iter();
+    if let Some(extended) = extended.into_iter().find(|p| EXTENDED.contains(&p.kind)) {
+        let logical = logical(disk, extended.first_lba).map_err(|error| error.to_string())?;
+        found.extend((5..).zip(logical));
+    }
+    Ok(found)
+}
+
+fn bytes_of(first_lba: u64, sectors: u32) -> Range<u64> {
+    let start = first_lba * SECTOR_BYTES;
+    start..start + u64::from(sectors) * SECTOR_BYTES
+}
+
+/// The partitions in the extended one that begins at `extended`: a chain of tables, each of a partition, from its own place on, and
+/// of the next table, from `extended` on. A chain ends where a table is none, or leads back.
+fn logical(disk: &File, extended: u32) -> io::Result<Vec<Range<u64>>> {
+    let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
+    let mut at = u64::from(extended);
+    while found.len() < MAX_LOGICAL && seen.insert(at) {
+        let mut sector = [0; SECTOR_BYTES as usize];
+        match disk.read_exact_at(&mut sector, at * SECTOR_BYTES) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
+            read => read?,
+        }
+        if sector[510..] != [0x55, 0xAA] {
+            break;
+        }
+        let mut next = None;
+        for entry in sector[446..478].chunks_exact(16) {
+            let number = |at: usize| {
+                let bytes = [entry[at], entry[at + 1], entry[at + 2], entry[at + 3]];
+                u32::from_le_bytes(bytes)
+            };
+            match entry[4] {
+                _ if number(12) == 0 => {}
+                kind if EXTENDED.contains(&kind) => {
+                    next = Some(u64::from(extended) + u64::from(number(8)));
+                }
+                0 => {}
+                _ => found.push(bytes_of(at + u64::from(number(8)), number(12))),
+            }
+        }
+        let Some(next) = next else { break };
+        at = next;
+    }
+    Ok(found)
 }
 
 /// A part of a disk that reads and writes as if it were all of one.

@@ -209,6 +209,14 @@ fn files_go_into_ext_and_e2fsck_is_content() {
     let error = put_at(&raw, "/etc/hostname", "web\n", "").unwrap_err();
     assert!(error.contains("quota"), "{error}");
     assert!(std::fs::read(&raw).unwrap() == quota);
+    let bigalloc = ext(&["-t", "ext4", "-O", "bigalloc"]);
+    std::fs::write(&raw, &bigalloc).unwrap();
+    let error = put_at(&raw, "/etc/hostname", "web\n", "").unwrap_err();
+    assert!(
+        error.ends_with("it has `bigalloc`, which is not written to"),
+        "{error}"
+    );
+    assert!(std::fs::read(&raw).unwrap() == bigalloc);
     // A file that does not fit.
     std::fs::write(&raw, ext(&["-t", "ext4", "-N", "352"])).unwrap();
     let full = (0..400).find_map(|n| put_at(&raw, &format!("/etc/more{n}"), "x", "").err());
@@ -303,6 +311,53 @@ fn partitions_are_found_and_nothing_else_is_touched() {
     assert_eq!(text, "x=1\n");
     let error = put_at(&raw, "/a", "x", "partition = 2\nmode = \"0600\"").unwrap_err();
     assert!(error.contains("`mode` has no place"), "{error}");
+}
+
+/// Puts a table of partitions, each of a kind, a first sector and a length, at sector `at`.
+fn table(disk: &mut [u8], at: usize, entries: &[(u8, u32, u32)]) {
+    let sector = &mut disk[at * 512..(at + 1) * 512];
+    sector[510..].copy_from_slice(&[0x55, 0xAA]);
+    for (entry, (kind, first, sectors)) in sector[446..510].chunks_exact_mut(16).zip(entries) {
+        entry[4] = *kind;
+        entry[8..12].copy_from_slice(&first.to_le_bytes());
+        entry[12..].copy_from_slice(&sectors.to_le_bytes());
+    }
+}
+
+#[test]
+fn logical_partitions_are_found_and_loops_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let raw = dir.path().join("disk.img");
+    let mut fat = io::Cursor::new(vec![0u8; 1 << 20]);
+    format_volume(&mut fat, FormatVolumeOptions::new()).unwrap();
+    let mut disk = vec![0; 8 << 20];
+    table(&mut disk, 0, &[(6, 64, 64), (5, 128, 8000)]);
+    table(&mut disk, 128, &[(6, 32, 2048), (5, 4096, 4000)]);
+    table(&mut disk, 4224, &[(6, 32, 2048)]);
+    disk[4256 * 512..4256 * 512 + (1 << 20)].copy_from_slice(fat.get_ref());
+    std::fs::write(&raw, &disk).unwrap();
+    put_at(&raw, "/a", "in six\n", "partition = 6").unwrap();
+    let written = std::fs::read(&raw).unwrap();
+    assert!(written[..4256 * 512] == disk[..4256 * 512]);
+    assert!(written.windows(7).any(|part| part == b"in six\n"));
+    let error = put_at(&raw, "/a", "x", "partition = 2").unwrap_err();
+    assert!(
+        error.contains("no partition 2; there are 1, 5, 6"),
+        "{error}"
+    );
+    // Tables that lead back, beyond the end, and nowhere.
+    for next in [
+        (5, 0, 9),
+        (5, 4096, 9),
+        (15, u32::MAX, 9),
+        (5, 700, 9),
+        (5, 4096, 0),
+    ] {
+        table(&mut disk, 4224, &[(6, u32::MAX, u32::MAX), next]);
+        std::fs::write(&raw, &disk).unwrap();
+        let error = put_at(&raw, "/a", "x", "partition = 6").unwrap_err();
+        assert!(error.contains("outside the disk of"), "{error}");
+    }
 }
 
 #[test]
