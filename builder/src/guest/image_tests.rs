@@ -70,12 +70,36 @@ fn every_wrapping_gives_the_image_back() {
 }
 
 #[test]
+fn a_gzip_file_has_members_and_zeros_after_them() {
+    let image = image();
+    let gz = |bytes: &[u8]| {
+        let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        out.write_all(bytes).unwrap();
+        out.finish().unwrap()
+    };
+    let (one, two) = (gz(&image[..1 << 20]), gz(&image[1 << 20..]));
+    let both = [&one[..], &two].concat();
+    assert!(unpacked(&both, 1 << 30).unwrap() == image);
+    let padded = [&both[..], &[0; 5000]].concat();
+    assert!(unpacked(&padded, 1 << 30).unwrap() == image);
+    let apart = [&one[..], &[0; 700], &two].concat();
+    assert!(unpacked(&apart, 1 << 30).unwrap() == image);
+    for rest in [&b"garbage"[..], &two[..100], b"\x1F"] {
+        let more = [&one[..], rest].concat();
+        assert!(unpacked(&more, 1 << 30).is_err(), "{rest:?}");
+    }
+}
+
+#[test]
 fn other_formats_are_named() {
     for (bytes, word) in [
         (&b"QFI\xFB\0\0\0\x03"[..], "a qcow2 disk image"),
         (b"conectix....", "a VHD disk image"),
         (b"<html><body>Log in</body></html>", "a web page"),
         (b"7z\xBC\xAF\x27\x1C....", "a 7z archive"),
+        (b"\x5D\0\0\x80\0\xFF\xFF", "packed by lzma"),
+        (b"\x04\x22\x4D\x18....", "packed by lz4"),
+        (b"PK\x05\x06\0\0\0\0", "an empty zip archive"),
         (b"hello", "5 bytes long"),
         (b"", "0 bytes long"),
         (b"PK\x03\x04 broken", "a zip archive that cannot be read"),

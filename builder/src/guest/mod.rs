@@ -262,7 +262,7 @@ fn format_hint(path: &Path, found: &str) -> Option<String> {
         Some("a server sent a page in place of the file: get it again".to_owned())
     } else if found.contains("Linux kernel") {
         Some("a kernel has no disk: write a definition with `boot.kernel = \"disk.img\"`, as the catalogue's `unikraft`".to_owned())
-    } else if found.contains("archive") {
+    } else if found.contains("archive") || found.contains("packed") {
         Some("unpack it and name the image itself".to_owned())
     } else {
         None

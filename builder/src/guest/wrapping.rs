@@ -1,7 +1,7 @@
 //! What an image is packed in, and the raw image it is copied into: sparse, and never more than the file system has.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek};
+use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
@@ -58,7 +58,7 @@ impl Wrapping {
         let file = BufReader::with_capacity(BLOCK_BYTES, file);
         let copy = |reader: &mut dyn Read| copy_image(published, reader, out, limit);
         match self {
-            Self::Gzip => copy(&mut flate2::bufread::MultiGzDecoder::new(file)),
+            Self::Gzip => copy(&mut Gzip(Some(flate2::bufread::GzDecoder::new(file)))),
             Self::Xz => {
                 // 1.5 GiB is what the highest preset may ask for; a stream that wants more is refused.
                 let stream = liblzma::stream::Stream::new_stream_decoder(
@@ -85,6 +85,41 @@ impl Wrapping {
                 let mut member = archive.by_index(index).map_err(failed)?;
                 copy(&mut member)
             }
+        }
+    }
+}
+
+/// A gzip file: members one after another, then perhaps zeros to the end of a block, as gzip(1) takes them. `None` behind its end.
+struct Gzip<R>(Option<flate2::bufread::GzDecoder<R>>);
+
+impl<R: BufRead> Read for Gzip<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while let Some(member) = &mut self.0 {
+            match member.read(buf)? {
+                0 if !buf.is_empty() => {}
+                n => return Ok(n),
+            }
+            let rest = self.0.take().map(flate2::bufread::GzDecoder::into_inner);
+            let Some(mut rest) = rest else { break };
+            match skip_zeros(&mut rest)? {
+                None => {}
+                Some(0x1F) => self.0 = Some(flate2::bufread::GzDecoder::new(rest)),
+                Some(_) => return Err(io::Error::other("something else follows its end")),
+            }
+        }
+        Ok(0)
+    }
+}
+
+/// The next byte that is not zero.
+fn skip_zeros(reader: &mut impl BufRead) -> io::Result<Option<u8>> {
+    loop {
+        let bytes = reader.fill_buf()?;
+        let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+        let (first, is_end) = (bytes.get(zeros).copied(), bytes.is_empty());
+        reader.consume(zeros);
+        if first.is_some() || is_end {
+            return Ok(first);
         }
     }
 }

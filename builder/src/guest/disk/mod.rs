@@ -130,7 +130,7 @@ impl Format {
 }
 
 /// What is told apart from raw disks by what stands at a position, though nothing here reads it.
-const FOREIGN: [(u64, &[u8], &str); 15] = [
+const FOREIGN: [(u64, &[u8], &str); 23] = [
     (0, b"vhdxfile", "a VHDX disk image"),
     (0x40, b"\x7F\x10\xDA\xBE", "a VDI disk image"),
     (0, b"COWD", "a VMDK disk image of ESX (`vmfsSparse`)"),
@@ -146,6 +146,14 @@ const FOREIGN: [(u64, &[u8], &str); 15] = [
     (0, b"<!DOCTYPE", "a web page"),
     (0, b"<!doctype", "a web page"),
     (0, b"<html", "a web page"),
+    (0, b"<HTML", "a web page"),
+    (0, b"PK\x05\x06", "an empty zip archive"),
+    (0, b"\x5D\0\0", "packed by lzma"),
+    (0, b"\x04\x22\x4D\x18", "packed by lz4"),
+    (0, b"LZIP", "packed by lzip"),
+    (0, b"\x89LZO\0", "packed by lzop"),
+    (0, b"\x1F\x9D", "packed by compress"),
+    (0, b"CISO", "a packed disc (CISO)"),
 ];
 
 /// What `image` is. Anything that is nothing else is raw.
