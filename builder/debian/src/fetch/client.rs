@@ -1,14 +1,17 @@
 //! The HTTP client, and its errors put into our words.
 //!
 //! TLS is rustls over ring with the roots of webpki-roots compiled in: a static program on a machine without
-//! certificates must work. `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy` are honoured by reqwest itself.
+//! certificates must work. Those in the PEM file `SSL_CERT_FILE` are believed besides, for servers of a house of its own. `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy` are honoured by reqwest itself.
 
 use std::error::Error;
+use std::ffi::OsString;
 use std::io;
 use std::sync::Arc;
 
 use reqwest::header::HeaderMap;
 use reqwest::redirect::Policy;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 
 use super::{FetchError, FetchOptions};
 
@@ -23,6 +26,8 @@ pub(super) enum Redirections {
 
 /// Most redirections that are followed, as reqwest does.
 const MAX_REDIRECTIONS: usize = 10;
+/// Names a file of more certificates, as for OpenSSL and curl.
+const MORE_ROOTS: &str = "SSL_CERT_FILE";
 
 pub(super) fn build(
     options: &FetchOptions,
@@ -43,9 +48,7 @@ pub(super) fn build(
         }),
     };
     let setup = |problem: String| FetchError::Setup { problem };
-    let roots = rustls::RootCertStore {
-        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-    };
+    let roots = roots(std::env::var_os(MORE_ROOTS).filter(|path| !path.is_empty()))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -63,6 +66,26 @@ pub(super) fn build(
         .pool_max_idle_per_host(options.jobs.clamp(1, 64))
         .build()
         .map_err(|e| setup(innermost(&e)))
+}
+
+/// Whom we believe: those compiled in, and those of the file `more`.
+fn roots(more: Option<OsString>) -> Result<rustls::RootCertStore, FetchError> {
+    let mut roots = rustls::RootCertStore {
+        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+    };
+    let Some(path) = more else {
+        return Ok(roots);
+    };
+    let failed = |problem: String| FetchError::Setup {
+        problem: format!("`{MORE_ROOTS}={}`: {problem}", path.display()),
+    };
+    let read = CertificateDer::pem_file_iter(&path).and_then(Iterator::collect);
+    let found: Vec<CertificateDer<'_>> = read.map_err(|error| failed(error.to_string()))?;
+    let (added, _) = roots.add_parsable_certificates(found);
+    match added {
+        0 => Err(failed("there is no certificate in it".to_owned())),
+        _ => Ok(roots),
+    }
 }
 
 /// Percent-encodes what may not stand in a path (RFC 3986 §3.3); `/` and `%` stay. Mirrors know `+` and `~` as they are.
@@ -161,5 +184,28 @@ mod tests {
             "pool/main/g/g++/g++_4%3a1~rc+b1_all.deb"
         );
         assert_eq!(escape_path("pool/a b?c#d/é"), "pool/a%20b%3Fc%23d/%C3%A9");
+    }
+
+    #[test]
+    fn certificates_of_a_file_are_believed_besides() {
+        let pem = "-----BEGIN CERTIFICATE-----\nMIIBhTCCASugAwIBAgIUUCaDbxdhOb153+dVAF5ez574QOwwCgYIKoZIzj0EAwIw\nGDEWMBQGA1UEAwwNYSBob3VzZSdzIG93bjAeFw0yNjExMjcyMzQyMzRaFw0zNjEx\nMjQyMzQyMzRaMBgxFjAUBgNVBAMMDWEgaG91c2UncyBvd24wWTATBgcqhkjOPQIB\nBggqhkjOPQMBBwNCAASYBXSp0wg381wMrnVWINFVkhBQjI/AvwShwMiY6uBK+F0u\nmF3THc5V3B5+F9XWUlTh11MWYtX5qmTPRUmsIU8no1MwUTAdBgNVHQ4EFgQUwE0O\nLNgnRbuOGb3nRpxhGuCOsxkwHwYDVR0jBBgwFoAUwE0OLNgnRbuOGb3nRpxhGuCO\nsxkwDwYDVR0TAQH/BAUwAwEB/zAKBggqhkjOPQQDAgNIADBFAiA0W/iCoFmYqFl9\ncq0p2Ad1R29cCx+P27+TibsHgRq/vgIhAIZ1P3R+4+xgFxBM4WCpCwcw/JOHCqQB\nnBo8ulwJv/WF\n-----END CERTIFICATE-----\n";
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("more.pem");
+        let known = roots(None).unwrap().len();
+        std::fs::write(&path, format!("A house's own\n{pem}")).unwrap();
+        assert_eq!(roots(Some(path.clone().into())).unwrap().len(), known + 1);
+        for text in [
+            "",
+            "no certificate",
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let error = roots(Some(path.clone().into())).unwrap_err().to_string();
+            assert!(
+                error.contains("SSL_CERT_FILE=") && error.contains("no certificate in it"),
+                "{error}"
+            );
+        }
+        assert!(roots(Some("/none".into())).is_err());
     }
 }
