@@ -58,7 +58,7 @@ impl Catalogue {
                         "name",
                         format!("is `{}`, as is another guest's", guest.name),
                     );
-                } else if other.mac == mac {
+                } else if other.mac == mac || other.lan_mac == Some(mac) {
                     conflict(
                         "network.mac",
                         format!(

@@ -1,4 +1,5 @@
 //! Checks of one guest as a whole: what holds between keys, and what a schema cannot say.
+use crate::address::Mac;
 use crate::error::ProblemKind;
 use crate::{Access, BootFrom, Guest, Mode, NetworkMode, OciReference, Source, format};
 
@@ -263,6 +264,15 @@ impl Guest {
             if is_set && !fits {
                 conflict(format!("network.{key}"), format!("is of no use: {why}"));
             }
+        }
+        let (own, lan) = (network.mac.as_deref(), network.lan_mac.as_deref());
+        if let (Some(own), Some(lan)) = (own.and_then(Mac::parse), lan.and_then(Mac::parse))
+            && own == lan
+        {
+            conflict(
+                "network.lan-mac".into(),
+                format!("is {lan}, as is `network.mac`: each card has an address of its own"),
+            );
         }
         for (index, forward) in network.forwards.iter().enumerate() {
             let same = |earlier: &&crate::Forward| {

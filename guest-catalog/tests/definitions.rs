@@ -369,6 +369,11 @@ fn every_field_wrong_in_turn() {
             "line 26: `network.lan-mac` is `\"ff:ff:ff:ff:ff:ff\"`; expected a unicast address",
         ),
         (
+            "bridge = \"guests0\"",
+            "lan-mac = \"00:16:3E:01:02:03\"",
+            "line 26: `network.lan-mac` is 00:16:3e:01:02:03, as is `network.mac`",
+        ),
+        (
             "mode = \"bridge\"\nbridge = \"guests0\"",
             "mode = \"nat\"\nlan-mac = \"00:16:3e:01:02:04\"",
             "line 26: `network.lan-mac` is of no use: `network.mode` is `nat`",
@@ -754,6 +759,11 @@ fn catalogue_refuses_doubles_and_wrong_folders() {
             "lan-mac = \"00:16:3e:01:02:03\"",
             "lan-mac = \"00:16:3e:01:02:03\"",
             "`network.lan-mac` is 00:16:3e:01:02:03, as is that of `one`",
+        ),
+        (
+            "lan-mac = \"00:16:3e:01:02:03\"",
+            "mac = \"00:16:3e:01:02:03\"",
+            "`network.mac` is 00:16:3e:01:02:03, as is that of `one`",
         ),
     ] {
         let error = two(first, second).unwrap_err().to_string();
