@@ -461,6 +461,31 @@ fn what_add_writes_is_what_try_boots() {
         line.contains("media=cdrom,readonly=on") && line.contains("order=d"),
         "{line}"
     );
+    // A container image says nothing of its own when it is up; our init does.
+    let mut layer = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o755);
+    header.set_size(1);
+    header.set_uid(0);
+    header.set_gid(0);
+    layer.append_data(&mut header, "serve", &b"x"[..]).unwrap();
+    let layer = layer.into_inner().unwrap();
+    let config = format!(
+        "{{\"config\":{{\"Cmd\":[\"/serve\"]}},\"rootfs\":{{\"diff_ids\":[\"sha256:{}\"]}}}}",
+        Sha256Digest::of(&layer)
+    );
+    fs::create_dir(dir.join("saved")).unwrap();
+    let list = r#"[{"Config":"config.json","Layers":["layer.tar"]}]"#;
+    for (name, bytes) in [
+        ("layer.tar", &layer[..]),
+        ("config.json", config.as_bytes()),
+        ("manifest.json", list.as_bytes()),
+    ] {
+        fs::write(dir.join("saved").join(name), bytes).unwrap();
+    }
+    stdout(&gasthaus(dir, &["add", "saved", "--name", "web"]));
+    let text = fs::read_to_string(dir.join("web/guest.toml")).unwrap();
+    assert!(text.contains("console = \"web: ready\""), "{text}");
     // What could not be tried is not written down.
     fs::write(dir.join("disk"), disk()).unwrap();
     qemu_img(

@@ -27,7 +27,7 @@ pub(super) struct AddArgs {
     #[arg(long, value_name = "MIB")]
     memory_mib: Option<u32>,
 
-    /// Port on which it serves a page; without it, the words `login:` on its console are waited for
+    /// Port on which it serves a page; without it, a container's start is waited for, of others the words `login:` on the console
     #[arg(long)]
     port: Option<u16>,
 
@@ -96,14 +96,15 @@ fn is_tar(image: &Path) -> Result<bool, BuildError> {
     Ok(oci::is_tar(image).map_err(TryError::from)?)
 }
 
-fn health(args: &AddArgs) -> String {
+/// `otherwise`: what is on its console when nothing else is said.
+fn health(args: &AddArgs, otherwise: &str) -> String {
     if let Some(text) = &args.screen {
         return format!("screen = {}", quoted(text));
     }
     match (&args.port, &args.console) {
         (Some(port), _) => format!("http = {{ port = {port}, expect = \"<\" }}"),
         (None, Some(text)) => format!("console = {}", quoted(text)),
-        (None, None) => "console = \"login:\"".to_owned(),
+        (None, None) => format!("console = {}", quoted(otherwise)),
     }
 }
 
@@ -148,7 +149,8 @@ fn container(
         quoted(&source.image),
         quoted(found.digest()),
         oci::COMMAND_LINE,
-        health(args),
+        // What our init says when the guest has its address: few containers ask anybody to log in.
+        health(args, &format!("{name}: ready")),
     ))
 }
 
@@ -186,7 +188,7 @@ fn pc(args: &AddArgs, name: &str, image: &Path) -> Result<String, BuildError> {
          {}\n",
         quoted(name),
         quoted(&image.display().to_string()),
-        health(args),
+        health(args, "login:"),
     ))
 }
 
