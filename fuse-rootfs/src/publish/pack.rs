@@ -2,6 +2,7 @@
 
 use flate2::write::GzEncoder;
 use std::io::Write;
+use zstd::zstd_safe::CParameter;
 
 use super::PublishError;
 use crate::format::Codec;
@@ -54,6 +55,11 @@ impl Packing {
     }
 }
 
+/// The tables that zstd 3 finds matches with: 2¹⁴ and 2¹³ entries of 4 bytes instead of 2¹⁶ and 2¹⁵. A chunk has 128 KiB at most; with
+/// them tables, chunk and what comes of it stay in a processor's second cache. A fifth faster, and much more where others use the
+/// third; base layers become half a percent larger.
+const TABLES_LOG2: [CParameter; 2] = [CParameter::HashLog(14), CParameter::ChainLog(13)];
+
 /// Packs one chunk after the other. One per thread.
 pub struct Packer {
     packing: Packing,
@@ -69,7 +75,15 @@ impl Packer {
     pub fn new(packing: Packing) -> Result<Self, PublishError> {
         packing.check()?;
         let zstd = match packing.codec {
-            Codec::Zstd => Some(zstd::bulk::Compressor::new(packing.level).map_err(failed)?),
+            Codec::Zstd => {
+                let mut zstd = zstd::bulk::Compressor::new(packing.level).map_err(failed)?;
+                if packing.level == Packing::FAST.level {
+                    for parameter in TABLES_LOG2 {
+                        zstd.set_parameter(parameter).map_err(failed)?;
+                    }
+                }
+                Some(zstd)
+            }
             _ => None,
         };
         Ok(Self {
