@@ -56,8 +56,8 @@ impl Packing {
 }
 
 /// The tables that zstd 3 finds matches with: 2¹⁴ and 2¹³ entries of 4 bytes instead of 2¹⁶ and 2¹⁵. A chunk has 128 KiB at most; with
-/// them tables, chunk and what comes of it stay in a processor's second cache. A fifth faster, and much more where others use the
-/// third; base layers become half a percent larger.
+/// them tables, chunk and what comes of it stay in a processor's second cache: a publish takes a tenth less time, and a base layer has
+/// half a percent more bytes.
 const TABLES_LOG2: [CParameter; 2] = [CParameter::HashLog(14), CParameter::ChainLog(13)];
 
 /// Packs one chunk after the other. One per thread.
