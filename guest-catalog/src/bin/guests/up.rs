@@ -35,11 +35,17 @@ pub fn run(house: &House) -> Result<(), Failure> {
         }
     };
     let guests = autostarted(&catalogue);
-    if hypervisor == Hypervisor::None || house.guests_are_off() {
+    if hypervisor == Hypervisor::None {
         announce(house, hypervisor, 0, guests.len());
         return Ok(());
     }
     let tools = toolstack(house);
+    if house.guests_are_off() {
+        announce(house, hypervisor, 0, guests.len());
+        // Who starts one finds its screen, its place in the LAN, and somebody who looks after it.
+        let starter = Starter::new(house, &*tools);
+        return look_after(house, hypervisor, &starter, &catalogue);
+    }
     if hypervisor == Hypervisor::Kvm {
         if let Err(failure) = tools.prepare() {
             return give_up(house, hypervisor, guests.len(), failure);
@@ -75,11 +81,23 @@ pub fn run(house: &House) -> Result<(), Failure> {
         });
         let up = collect(house, &guests, &told, limit);
         announce(house, hypervisor, up, guests.len());
+        look_after(house, hypervisor, &starter, &catalogue)
+    })
+}
+
+/// What goes on behind the ready line, until the machine is switched off.
+fn look_after(
+    house: &House,
+    hypervisor: Hypervisor,
+    starter: &Starter<'_>,
+    catalogue: &Catalogue,
+) -> Result<(), Failure> {
+    thread::scope(|scope| {
         scope.spawn(|| screens::serve(house));
         if hypervisor == Hypervisor::Xen {
-            scope.spawn(|| lan::keep(house, &*tools, &catalogue));
+            scope.spawn(|| lan::keep(house, starter.tools, catalogue));
         }
-        watch::for_ever(house, &starter, catalogue.clone())
+        watch::for_ever(house, starter, catalogue.clone())
     })
 }
 
