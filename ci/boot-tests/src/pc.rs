@@ -88,11 +88,11 @@ pub fn start(vm: &mut Vm, guest: &str, mode: &str) {
 /// How long a screen may take to show what it should.
 const SCREEN_LIMIT: Duration = Duration::from_secs(90);
 
-/// Brings the screen of a PC that runs DOS to the front, types there, and goes back to the house: each is to be seen.
+/// Brings the screen of a PC to the front, types `keys` there, and goes back to the house: each is to be seen.
 ///
 /// # Panics
 /// When one of them is not.
-pub fn use_screen(vm: &mut Vm, guest: &str) {
+pub fn use_screen(vm: &mut Vm, guest: &str, keys: &[&str]) {
     let house = vm.screenshot(&format!("{guest}-before")).unwrap();
     let view = done(vm, &format!("sudo -n guests view {guest}"));
     let (name, typed) = (format!("{guest}-screen"), format!("{guest}-typed"));
@@ -103,12 +103,12 @@ pub fn use_screen(vm: &mut Vm, guest: &str) {
         &format!("the screen of {guest} ({view})"),
         |shot| shot.painted_share() > 0.000_05 && house.differing_share(shot) > 0.003,
     );
-    for key in ["d", "i", "r", "ret"] {
-        vm.qmp.send_key(&[key]).unwrap();
+    for key in keys {
+        vm.qmp.send_key(&[*key]).unwrap();
         thread::sleep(Duration::from_millis(300));
     }
-    // A list of files is some ten lines; the four keys alone are a ten-thousandth of the screen.
-    wait_for_picture(vm, &typed, "an answer to `dir`", |shot| {
+    // An answer is some lines; the keys alone are a ten-thousandth of the screen.
+    wait_for_picture(vm, &typed, "an answer", |shot| {
         idle.differing_share(shot) > 0.003
     });
     vm.qmp.send_key(&["ctrl", "alt", "f1"]).unwrap();

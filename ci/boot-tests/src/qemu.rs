@@ -90,6 +90,7 @@ pub struct Qemu {
     firmware: Firmware,
     media: Vec<(Medium, PathBuf)>,
     memory_mib: u32,
+    has_extensions: bool,
     nics: Vec<String>,
     forwards: Vec<(u16, u16)>,
     cable: Option<Cable>,
@@ -106,11 +107,19 @@ impl Qemu {
             firmware,
             media: Vec::new(),
             memory_mib: 2048,
+            has_extensions: true,
             nics: Vec::new(),
             forwards: Vec::new(),
             cable: None,
             kernel: None,
         }
+    }
+
+    /// Takes the processor's virtualisation extensions away.
+    #[must_use]
+    pub fn without_extensions(mut self) -> Self {
+        self.has_extensions = false;
+        self
     }
 
     /// Adds a medium. The first one is what the firmware boots.
@@ -201,10 +210,11 @@ impl Qemu {
     fn machine_args(&self) -> Vec<String> {
         // Under KVM the host's processor is passed on as it is. TCG is the default: it behaves the same everywhere.
         let kvm = env::var("BOOT_TESTS_ACCEL").is_ok_and(|accel| accel == "kvm");
-        let (accel, cpu) = if kvm {
-            ("kvm", "host")
-        } else {
-            ("tcg,thread=multi", "max,-rdtscp")
+        let (accel, cpu) = match (kvm, self.has_extensions) {
+            (true, true) => ("kvm", "host"),
+            (true, false) => ("kvm", "host,-svm,-vmx"),
+            (false, true) => ("tcg,thread=multi", "max,-rdtscp"),
+            (false, false) => ("tcg,thread=multi", "max,-rdtscp,-svm"),
         };
         let memory = self.memory_mib.to_string();
         [

@@ -6,7 +6,7 @@ use boot_tests::{
     BootEnd, Firmware, Medium, Qemu, Vm,
     artifacts::Artifacts,
     pc::{guests_disk, start, take_guests, use_screen},
-    steps::{COMMAND_LIMIT, READY_LIMIT, boot_xen, done, guests, login, power_off, tell},
+    steps::{COMMAND_LIMIT, READY_LIMIT, boot, boot_xen, done, guests, login, power_off, tell},
 };
 
 use super::{
@@ -17,10 +17,12 @@ use super::{
 /// A guest of the catalogue and the file its image is.
 const FREEDOS: (&str, &str) = ("freedos", "freedos-1.4M.img");
 
+const OPENBSD: (&str, &str) = ("openbsd", "openbsd-2.8-install-floppy.img");
+
 /// Picks the KVM entry and waits for both guests. QEMU's emulation of AMD's extensions is not sound: of a dozen machines that ran
 /// guests by it one ended without a word before they were up, whatever the image. Such a machine is started again, and it is told.
 /// A 32-bit system with programs of its own ends it always (`qemu: fatal: invalid tss type`, QEMU 10.0: on the way from a program into
-/// the kernel it expects a task's state that is not busy, and KVM's is): OpenBSD is booted by `guest try` alone.
+/// the kernel it expects a task's state that is not busy, and KVM's is): OpenBSD is booted without those extensions.
 fn boot_kvm(name: &str, artifacts: &Artifacts, disk: &Path) -> Vm {
     let all = guests(artifacts);
     let mark = artifacts.ready_mark("kvm", all, all);
@@ -106,6 +108,38 @@ fn the_kvm_entry_runs_the_same_guests_and_a_pc() {
 
 #[test]
 #[ignore = "boots VMs: run ci/test boot"]
+fn a_processor_without_extensions_emulates_openbsd() {
+    let artifacts = artifacts();
+    let name = "emulated";
+    let dir = tempfile::tempdir().unwrap();
+    let (disk, names) = guests_disk(&[OPENBSD], dir.path());
+    let take = |path: &str| artifacts.extract(path, dir.path()).unwrap();
+    let words = format!(
+        "quiet loglevel=4 console=tty0 console=ttyS0,115200 gasthaus.build={} gasthaus.hypervisor=kvm gasthaus.guests=off",
+        artifacts.build_id
+    );
+    let qemu = Qemu::new(name, Firmware::Bios)
+        .without_extensions()
+        .kernel(&take("/boot/vmlinuz"), &take("/boot/initrd.zst"), &words)
+        .medium(Medium::Cd, &artifacts.iso)
+        .medium(Medium::Disk, &disk);
+    let mark = artifacts.ready_mark("kvm", 0, guests(&artifacts));
+    let mut vm = boot(name, qemu, &mark).vm;
+    login(&mut vm);
+    take_guests(&mut vm);
+    for guest in names {
+        start(&mut vm, guest, "kvm");
+        let shown = done(
+            &mut vm,
+            &format!("sudo -n guests show {guest} | tr '\\n' ' '"),
+        );
+        assert!(shown.contains("-accel tcg"), "{shown}");
+        use_screen(&mut vm, guest, &["s", "ret"]);
+    }
+}
+
+#[test]
+#[ignore = "boots VMs: run ci/test boot"]
 fn grub_and_a_pc_are_guests_of_xen() {
     let artifacts = artifacts();
     let name = "more-guests";
@@ -128,7 +162,7 @@ fn grub_and_a_pc_are_guests_of_xen() {
         let mode = guest.strip_prefix("grub-").unwrap_or("hvm");
         start(&mut vm, guest, mode);
         if mode == "hvm" {
-            use_screen(&mut vm, guest);
+            use_screen(&mut vm, guest, &["d", "i", "r", "ret"]);
         }
         done(&mut vm, &format!("sudo -n guests stop --now {guest}"));
     }
