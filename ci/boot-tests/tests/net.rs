@@ -5,7 +5,7 @@
 
 use std::{
     io::Write as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -20,9 +20,10 @@ use boot_tests::{
 /// What the net ISO of `ci/test net` was built for.
 const PORT: u16 = 8088;
 /// Requests and bytes of the daemon before the ready line. Asked for are 10 requests, and 9 MB without Xen's tools, 21 MB with
-/// them. Measured: 7 to 14 requests and 37 to 39 MB below Xen, the guests' kernel and disks included; 6 to 11 requests of the plain
-/// system and a profile of 8.0 to 8.2 MB in six recordings, beside which 0.2 MB of metadata come. The ready line comes while udev and logind
-/// still start: a busy machine records more of them. On demand there were 1186 and 402 requests.
+/// them. Measured: 4 to 14 requests and 37 to 39 MB below Xen, the guests' kernel and disks included, 8 to 12 and 15 MB without
+/// guests; 5 to 11 requests of the plain system and a profile of 8.0 to 8.2 MB in six recordings, beside which 0.2 MB of metadata
+/// come. The ready line comes while udev and logind still start: a busy machine records more of them. On demand there were 1186 and
+/// 402 requests.
 const MOST_REQUESTS: u64 = 40;
 const MOST_XEN_BYTES: u64 = 46_000_000;
 const MOST_PLAIN_BYTES: u64 = 9_500_000;
@@ -236,6 +237,11 @@ fn the_mini_iso_streams_as_a_uefi_cd() {
     boot_streamed("mini-uefi-cd", qemu, &artifacts);
 }
 
+/// Taken out of the net ISO into `dir`, to be started without a boot loader.
+fn kernel_and_initramfs(artifacts: &Artifacts, dir: &Path) -> [PathBuf; 2] {
+    ["/boot/vmlinuz", "/boot/initrd.xz"].map(|path| artifacts.extract(path, dir).unwrap())
+}
+
 #[test]
 #[ignore = "boots VMs: run ci/test net"]
 fn the_plain_system_has_a_profile_of_its_own() {
@@ -243,8 +249,7 @@ fn the_plain_system_has_a_profile_of_its_own() {
     let name = "net-plain";
     let (server, _turn) = serve(&artifacts);
     let dir = tempfile::tempdir().unwrap();
-    let kernel = artifacts.extract("/boot/vmlinuz", dir.path()).unwrap();
-    let initrd = artifacts.extract("/boot/initrd.xz", dir.path()).unwrap();
+    let [kernel, initrd] = kernel_and_initramfs(&artifacts, dir.path());
     let words = format!("quiet loglevel=4 console=tty0 console=ttyS0,115200 gasthaus.url={URL}");
     let qemu = Qemu::new(name, Firmware::Bios)
         .kernel(&kernel, &initrd, &words)
@@ -263,12 +268,8 @@ fn dom0_without_guests_has_a_profile_of_its_own() {
     let name = "net-dom0";
     let (server, _turn) = serve(&artifacts);
     let dir = tempfile::tempdir().unwrap();
-    let take = |path: &str| artifacts.extract(path, dir.path()).unwrap();
-    let (xen, kernel, initrd) = (
-        take("/boot/xen.xz"),
-        take("/boot/vmlinuz"),
-        take("/boot/initrd.xz"),
-    );
+    let [kernel, initrd] = kernel_and_initramfs(&artifacts, dir.path());
+    let xen = artifacts.extract("/boot/xen.xz", dir.path()).unwrap();
     // Multiboot: QEMU loads an unpacked ELF image, and modules with their command lines.
     let unpacked = Command::new("xz").arg("-d").arg(&xen).status().unwrap();
     assert!(unpacked.success(), "xz: {unpacked}");
@@ -297,8 +298,7 @@ fn without_a_network_card_the_screen_says_so_and_offers_a_shell() {
     let artifacts = artifacts();
     let name = "net-no-card";
     let dir = tempfile::tempdir().unwrap();
-    let kernel = artifacts.extract("/boot/vmlinuz", dir.path()).unwrap();
-    let initrd = artifacts.extract("/boot/initrd.xz", dir.path()).unwrap();
+    let [kernel, initrd] = kernel_and_initramfs(&artifacts, dir.path());
     let words = format!("console=ttyS0,115200 gasthaus.url={URL} gasthaus.wait-secs=5");
     let qemu = Qemu::new(name, Firmware::Bios)
         .memory_mib(1024)
