@@ -16,11 +16,10 @@ use super::disk::{self, Format, ImageFile, ReadAt as _};
 use super::image::{MAX_IMAGE_BYTES, RAW_NAME, open_plain, unpack};
 use super::wrapping::Wrapping;
 use super::{TryError, uefi};
+use crate::scratch;
 
 /// Lengths of floppies in KiB, from one side of 8 sectors to 2.88 MB.
 const FLOPPIES_KIB: [u64; 9] = [160, 180, 320, 360, 720, 1200, 1440, 1680, 2880];
-/// Where firmware looks on a disk that is not installed (UEFI 2.10 §3.5.1.1).
-const UEFI_PROGRAM: &str = "/EFI/BOOT/BOOTX64.EFI";
 /// `HdrS` in a Linux kernel (Linux, Documentation/arch/x86/boot.rst).
 const LINUX_MAGIC: (usize, &[u8]) = (0x202, b"HdrS");
 /// Where there stands, from 0x200 on, which version it is.
@@ -69,7 +68,7 @@ pub fn kind_of(published: &Path) -> Result<Kind, TryError> {
     if wrapping.is_none() && format == Format::Raw && image.len_bytes() >= 512 {
         return of(&file);
     }
-    let scratch = tempfile::tempdir();
+    let scratch = scratch::folder();
     let scratch = scratch.map_err(TryError::file("make a folder in", std::env::temp_dir()))?;
     let raw = scratch.path().join(RAW_NAME);
     // The definition will hold the file to its digest: nothing is taken from a second one.
@@ -156,7 +155,7 @@ fn look(file: &File) -> io::Result<Kind> {
 
 fn has_program(listing: &FatListing) -> bool {
     let mut entries = listing.entries.iter();
-    entries.any(|entry| entry.path.eq_ignore_ascii_case(UEFI_PROGRAM))
+    entries.any(|entry| entry.path.eq_ignore_ascii_case(uefi::PROGRAM))
 }
 
 #[cfg(test)]

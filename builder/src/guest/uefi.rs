@@ -19,6 +19,8 @@ const MACHINE_OFFSET: u64 = 4;
 const SUBSYSTEM_OFFSET: u64 = 4 + 20 + 68;
 const MACHINE_AMD64: u16 = 0x8664;
 const SUBSYSTEM_EFI_APPLICATION: u16 = 10;
+/// Where firmware looks on a disk that is not installed (UEFI 2.10 §3.5.1.1).
+pub(super) const PROGRAM: &str = "/EFI/BOOT/BOOTX64.EFI";
 
 /// Whether `file` is a UEFI program for our machines.
 pub(super) fn is_program(file: &File) -> io::Result<bool> {
@@ -59,7 +61,7 @@ pub(super) fn make_disk(published: &Path, file: File, raw: &Path) -> Result<(), 
     }
     let disk = build_esp(&EspSpec {
         files: vec![EspFile {
-            path: "/EFI/BOOT/BOOTX64.EFI".to_owned(),
+            path: PROGRAM.to_owned(),
             bytes: program,
         }],
         volume_id: 0x4546_4920,

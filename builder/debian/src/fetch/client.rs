@@ -1,7 +1,8 @@
 //! The HTTP client, and its errors put into our words.
 //!
 //! TLS is rustls over ring with the roots of webpki-roots compiled in: a static program on a machine without
-//! certificates must work. Those in the PEM file `SSL_CERT_FILE` are believed besides, for servers of a house of its own. `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy` are honoured by reqwest itself.
+//! certificates must work. Those in the PEM file `SSL_CERT_FILE` are believed besides, for servers of a house of its own.
+//! `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy` are honoured by reqwest itself.
 
 use std::error::Error;
 use std::ffi::OsString;

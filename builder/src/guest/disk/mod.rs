@@ -17,6 +17,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
+use super::oci::TAR_MAGIC;
+
 pub use vmdk::{MAX_DESCRIPTOR_BYTES, flat_extent};
 
 /// Sectors of all formats here.
@@ -141,7 +143,7 @@ const FOREIGN: [(u64, &[u8], &str); 23] = [
     (0, b"7z\xBC\xAF\x27\x1C", "a 7z archive"),
     (0, b"Rar!\x1A\x07", "a RAR archive"),
     (0, b"MSCF\0\0\0\0", "a cabinet file"),
-    (257, b"ustar", "a tar archive"),
+    (TAR_MAGIC.0, TAR_MAGIC.1, "a tar archive"),
     (0, b"!<arch>\n", "a Debian package or another ar archive"),
     (0, b"<!DOCTYPE", "a web page"),
     (0, b"<!doctype", "a web page"),

@@ -30,7 +30,7 @@ const MAX_TREE_BYTES: u64 = 2 << 30;
 /// What a guest needs besides the image, packed and unpacked, in MiB.
 const MARGIN_MIB: u64 = 64;
 /// Where a tar file says what it is (POSIX.1-2017, pax, "ustar Interchange Format").
-const TAR_MAGIC: (u64, &[u8]) = (257, b"ustar");
+pub(super) const TAR_MAGIC: (u64, &[u8]) = (257, b"ustar");
 
 /// Why a container image cannot become a guest.
 #[derive(Debug, thiserror::Error)]
