@@ -29,6 +29,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::ReadAt;
+use super::read_at::Windows;
 use crate::format::is_profile_path;
 
 const SUPERBLOCK_OFFSET: u64 = 1024;
@@ -109,7 +110,8 @@ pub fn is_erofs(image: &(impl ReadAt + ?Sized)) -> bool {
 /// # Errors
 /// If the image is compressed, damaged or of an unknown kind.
 pub fn file_extents(image: &(impl ReadAt + ?Sized)) -> Result<Vec<Extent>, ErofsError> {
-    let mut extents = Walk::start(image, false)?.all()?.extents;
+    let windows = Windows::new(image);
+    let mut extents = Walk::start(&windows, false)?.all()?.extents;
     extents.sort_unstable();
     // Files may share blocks (and in a hostile image overlap): each byte belongs to the first.
     let mut end = 0;
@@ -126,7 +128,11 @@ pub fn file_extents(image: &(impl ReadAt + ?Sized)) -> Result<Vec<Extent>, Erofs
 /// # Errors
 /// If the image is compressed, damaged or of an unknown kind.
 pub fn named_extents(image: &(impl ReadAt + ?Sized)) -> Result<Vec<NamedExtent>, ErofsError> {
-    let mut named = Walk::start(image, true)?.all()?.named.unwrap_or_default();
+    let windows = Windows::new(image);
+    let mut named = Walk::start(&windows, true)?
+        .all()?
+        .named
+        .unwrap_or_default();
     named.sort_by_key(|piece| piece.extent);
     Ok(named)
 }

@@ -32,7 +32,6 @@ pub use pack::Packing;
 pub use profiles::{
     Change, Changed, ListedProfile, Profile, change_profiles, export_profile, list_profiles,
 };
-use read_at::Windows;
 pub use read_at::{ImageFile, ReadAt};
 pub use request::{BundleSummary, Image, LayerSummary, Progress, PublishRequest, Summary, publish};
 pub use store::{Store, StoreWriter};

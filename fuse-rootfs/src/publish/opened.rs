@@ -4,7 +4,7 @@ use std::fs::File;
 
 use super::by_file::Mapped;
 use super::erofs::{self, Extent};
-use super::{Image, ImageFile, PublishError, ReadAt as _, Windows};
+use super::{Image, ImageFile, PublishError, ReadAt as _};
 
 /// An image that is read, and what is known of it.
 pub(super) struct Opened<'a> {
@@ -24,8 +24,7 @@ impl<'a> Opened<'a> {
         let extents = if image.fixed_bytes.is_some() || !erofs::is_erofs(&file) {
             None
         } else {
-            let windows = Windows::new(&file);
-            let found = erofs::file_extents(&windows).map_err(|source| PublishError::Image {
+            let found = erofs::file_extents(&file).map_err(|source| PublishError::Image {
                 path: path.clone(),
                 source,
             })?;
