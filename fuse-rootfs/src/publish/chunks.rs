@@ -317,6 +317,9 @@ impl<'a> Worker<'a> {
 
     /// Length of the object, if it is there and good.
     fn there(&mut self, digest: Digest, chunk: &[u8]) -> Result<Option<u32>, PublishError> {
+        if !self.job.writer.may_have_had_chunk(&digest) {
+            return Ok(None);
+        }
         let path = ObjectKind::Chunk.path(&digest);
         let most = chunk.len() as u64 + u64::from(CHUNK_HEADER_BYTES);
         let store = self.job.writer.store();
