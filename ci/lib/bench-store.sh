@@ -63,7 +63,11 @@ if [ -z "${IMAGE:-}" ] && [ ! -e "$update" ]; then
   pack 1700000001 "$update" "$dir/tree"
 fi
 
-rm -rf "$dir"/k.* "$dir"/*.tsv "$dir"/*.counts "$dir"/stores.*
+rm -rf "$dir"/k.* "$dir"/*.tsv "$dir"/*.counts
+if compgen -G "$dir/stores.*" >/dev/null; then
+  rm -rf "$dir"/stores.*
+  sleep 40
+fi
 "$gasthaus" --quiet key new "$dir/k.key" --no-password >/dev/null
 find "$base" "$dir/tree" -type f -exec cat {} + >/dev/null 2>&1 || true # everyone finds it in the page cache
 export SOURCE_DATE_EPOCH=1700000001

@@ -55,10 +55,14 @@ impl Packing {
     }
 }
 
-/// The tables that zstd 3 finds matches with: 2¹⁴ and 2¹³ entries of 4 bytes instead of 2¹⁶ and 2¹⁵. A chunk has 128 KiB at most; with
-/// them tables, chunk and what comes of it stay in a processor's second cache: a publish takes a tenth less time, and a base layer has
-/// half a percent more bytes.
-const TABLES_LOG2: [CParameter; 2] = [CParameter::HashLog(14), CParameter::ChainLog(13)];
+/// What zstd 3 finds matches with: tables of 2¹² and 2¹¹ entries of 4 bytes instead of 2¹⁶ and 2¹⁵, and matches of 7 bytes at least
+/// instead of 5. A chunk has 128 KiB at most; with such tables all of it stays in a processor's second cache, and fewer, longer matches
+/// are coded faster: packing takes a sixth less time, and a base layer has a twentieth more bytes. Who wants few bytes has [`Packing::SMALL`].
+const FAST_MATCHES: [CParameter; 3] = [
+    CParameter::HashLog(12),
+    CParameter::ChainLog(11),
+    CParameter::MinMatch(7),
+];
 
 /// Packs one chunk after the other. One per thread.
 pub struct Packer {
@@ -78,7 +82,7 @@ impl Packer {
             Codec::Zstd => {
                 let mut zstd = zstd::bulk::Compressor::new(packing.level).map_err(failed)?;
                 if packing.level == Packing::FAST.level {
-                    for parameter in TABLES_LOG2 {
+                    for parameter in FAST_MATCHES {
                         zstd.set_parameter(parameter).map_err(failed)?;
                     }
                 }
