@@ -9,7 +9,7 @@ PATH=$PATH:/usr/sbin:/sbin
 needed="qemu-img:qemu-utils xorriso:xorriso isoinfo:genisoimage sgdisk:gdisk fsck.vfat:dosfstools mcopy:mtools
   e2fsck:e2fsprogs cpio:cpio diffoscope:diffoscope-minimal newuidmap:uidmap unshare:util-linux setpriv:util-linux
   timeout:coreutils cc:gcc nginx:nginx-light minisign:minisign mkfs.erofs:erofs-utils zstd:zstd
-  fusermount3:fuse3 docker-registry:docker-registry curl:curl chromium:chromium chromedriver:chromium-driver"
+  fusermount3:fuse3 docker-registry:docker-registry openssl:openssl curl:curl chromium:chromium chromedriver:chromium-driver"
 qemu_least=8 # older ones end a nested Xen with faults of their own (their SMAP is broken)
 
 missing=()

@@ -24,6 +24,7 @@ pub mod line;
 pub mod pc;
 mod qemu;
 mod qmp;
+pub mod registry;
 mod screen;
 pub mod steps;
 pub mod streaming;

@@ -1,11 +1,12 @@
 //! Guests by other ways than the demo's: in QEMU without Xen, GRUB in place of a system, a whole PC.
 
-use std::{path::Path, time::Instant};
+use std::{fs, path::Path, time::Instant};
 
 use boot_tests::{
     BootEnd, Firmware, Medium, Qemu, Vm,
     artifacts::Artifacts,
     pc::{guests_disk, start, take_guests, use_screen},
+    registry::{BASIC, Registry, push, said},
     steps::{COMMAND_LIMIT, READY_LIMIT, boot, boot_xen, done, guests, login, power_off, tell},
 };
 
@@ -138,12 +139,63 @@ fn a_processor_without_extensions_emulates_openbsd() {
     }
 }
 
+/// The demo with one guest more, which is a container image in a registry that answers by TLS: built as a user does.
+fn house_with_a_container(dir: &Path) -> Artifacts {
+    let registry = Registry::start(dir);
+    let _ = push(&registry, dir);
+    registry.log_in(dir, BASIC);
+    let gasthaus = |words: &str| {
+        let words: Vec<&str> = words.split(' ').collect();
+        let output = registry.gasthaus(dir, &words);
+        assert!(output.status.success(), "{words:?}: {}", said(&output));
+    };
+    let (image, place) = (
+        format!("docker://{}/house/web:1", registry.host),
+        dir.display(),
+    );
+    gasthaus(&format!(
+        "guest add {image} --name web --port 80 --to {place}/web"
+    ));
+    let recipes = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../builder/recipes");
+    let demo = fs::read_to_string(recipes.join("demo.toml")).unwrap();
+    let recipe = demo
+        .replace("name = \"demo\"", "name = \"house\"")
+        .replace("\"debian\"]", "\"debian\", \"./web/guest.toml\"]");
+    fs::write(dir.join("house.toml"), recipe).unwrap();
+    let lock = artifacts().lock_folder().join("gasthaus.lock");
+    fs::copy(lock, dir.join("gasthaus.lock")).unwrap();
+    let began = Instant::now();
+    gasthaus(&format!("build {place}/house.toml --out {place}/out"));
+    let secs = began.elapsed().as_secs();
+    tell(&format!("the house with a container: built in {secs} s"));
+    let built = |end: &str| dir.join("out").join(format!("house.{end}"));
+    Artifacts::load(&built("iso"), &built("manifest.json")).unwrap()
+}
+
+/// It was up at the ready line; what it says and serves is the image's own.
+fn assert_the_container_serves(vm: &mut Vm) {
+    let list: serde_json::Value =
+        serde_json::from_str(&done(vm, "sudo -n guests list --json")).unwrap();
+    let mut rows = list.as_array().unwrap().iter();
+    let row = rows.find(|row| row["name"] == "web").unwrap();
+    assert_eq!(row["state"], "up", "{row}");
+    let address = row["address"].as_str().unwrap();
+    let page = done(vm, &format!("curl -fsSm 20 http://{address}/"));
+    assert_eq!(page, "<p>a page of the container web</p>");
+    let log = "sudo -n cat /var/log/xen/console/guest-web.log";
+    let spoken = done(
+        vm,
+        &format!("{log} | grep -c 'the container speaks as 0, hello, in /srv'"),
+    );
+    assert_eq!(spoken, "1");
+}
+
 #[test]
 #[ignore = "boots VMs: run ci/test boot"]
 fn grub_and_a_pc_are_guests_of_xen() {
-    let artifacts = artifacts();
     let name = "more-guests";
     let dir = tempfile::tempdir().unwrap();
+    let artifacts = house_with_a_container(dir.path());
     let wanted = [
         ("grub-pv", "grub-x86_64-xen.bin"),
         ("grub-pvh", "grub-i386-xen_pvh.bin"),
@@ -155,9 +207,12 @@ fn grub_and_a_pc_are_guests_of_xen() {
         .medium(Medium::Disk, &disk);
     let mut vm = boot_xen(name, qemu, &artifacts);
     login(&mut vm);
+    assert_the_container_serves(&mut vm);
     take_guests(&mut vm);
     // One at a time: what the emulator cannot run side by side only gets slower.
-    done(&mut vm, "sudo -n guests stop --now debian");
+    for guest in ["debian", "web"] {
+        done(&mut vm, &format!("sudo -n guests stop --now {guest}"));
+    }
     for guest in names {
         let mode = guest.strip_prefix("grub-").unwrap_or("hvm");
         start(&mut vm, guest, mode);
