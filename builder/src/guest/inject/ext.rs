@@ -23,6 +23,11 @@ const BIGALLOC: u32 = 0x200;
 const KIND: u16 = 0o170_000;
 const REGULAR: u16 = 0o100_000;
 const DIRECTORY: u16 = 0o040_000;
+const LINK: u16 = 0o120_000;
+/// Most links that are followed on the way to a folder, as Linux does (`MAXSYMLINKS`).
+const MAX_LINKS: usize = 40;
+/// Longest part of a link's target that an error shows.
+const SHOWN_CHARS: usize = 100;
 const DEFAULT_MODE: u16 = 0o644;
 /// Time of files that are made: one number for all, since nothing here reads the clock.
 const EPOCH_SECS: u32 = 1;
@@ -74,7 +79,6 @@ fn write(slice: &mut Slice<'_>, injection: &Injection) -> Result<(), String> {
         // The library would look for bitmaps beyond the end, and say that.
         return Err("it has `bigalloc`, which is not written to".to_owned());
     }
-    let told = |error: fstool::Error| format!("its ext file system cannot be used: {error}");
     let mut system = Ext::open(slice).map_err(told)?;
     system.replay_pending_journal(slice).map_err(told)?;
     system.check_writable().map_err(told)?;
@@ -84,36 +88,27 @@ fn write(slice: &mut Slice<'_>, injection: &Injection) -> Result<(), String> {
         .as_ref()
         .and_then(|mode| u16::from_str_radix(mode, 8).ok());
     let (folders, name) = injection.path.rsplit_once('/').unwrap_or(("", ""));
-    let mut folder = system.path_to_inode(slice, "/").map_err(told)?;
-    let mut path = String::new();
-    for part in folders.split('/').filter(|part| !part.is_empty()) {
-        path = format!("{path}/{part}");
-        folder = match lookup(&system, slice, folder, part).map_err(told)? {
-            Some(found) => {
-                let inode = system.read_inode(slice, found).map_err(told)?;
-                if inode.mode & KIND != DIRECTORY {
-                    return Err(format!("`{path}` is no folder"));
-                }
-                found
-            }
-            None => {
-                let private = wished.is_some_and(|mode| mode & 0o077 == 0);
-                let mode = if private { 0o700 } else { 0o755 };
-                let meta = meta(mode, 0, 0);
-                let made = system.add_dir_to(slice, folder, part.as_bytes(), meta);
-                made.map_err(told)?
-            }
-        };
-    }
+    let private = wished.is_some_and(|mode| mode & 0o077 == 0);
+    let (folder, place) = walk(&mut system, slice, folders, private)?;
+    // Without links in it.
+    let path = format!("{place}/{name}");
     let mut mode = DEFAULT_MODE;
     let (mut uid, mut gid) = (0, 0);
     if let Some(found) = lookup(&system, slice, folder, name).map_err(told)? {
         let inode = system.read_inode(slice, found).map_err(told)?;
+        if inode.mode & KIND == LINK {
+            // Its end may be gone whenever the guest boots (`/etc/resolv.conf`): who means it names it.
+            let target = system.read_symlink_target(slice, found).map_err(told)?;
+            let target = shown(&target);
+            return Err(format!(
+                "what is there is a link to `{target}`, no regular file"
+            ));
+        }
         if inode.mode & KIND != REGULAR {
             return Err("what is there is no regular file".to_owned());
         }
         (mode, uid, gid) = (inode.mode & 0o7777, inode.uid, inode.gid);
-        system.remove_path(slice, &injection.path).map_err(told)?;
+        system.remove_path(slice, &path).map_err(told)?;
     }
     let bytes = injection.text.as_bytes();
     let meta = meta(wished.unwrap_or(mode), uid, gid);
@@ -130,7 +125,7 @@ fn write(slice: &mut Slice<'_>, injection: &Injection) -> Result<(), String> {
     drop(system);
     // What was written must read back.
     let system = Ext::open(slice).map_err(told)?;
-    let inode = system.path_to_inode(slice, &injection.path).map_err(told)?;
+    let inode = system.path_to_inode(slice, &path).map_err(told)?;
     let mut found = Vec::new();
     let mut reader = system.open_file_reader(slice, inode).map_err(told)?;
     let limit = bytes.len() as u64 + 1;
@@ -139,6 +134,87 @@ fn write(slice: &mut Slice<'_>, injection: &Injection) -> Result<(), String> {
         Ok(_) if found == bytes => Ok(()),
         _ => Err("it does not read back as written".to_owned()),
     }
+}
+
+fn told(error: fstool::Error) -> String {
+    format!("its ext file system cannot be used: {error}")
+}
+
+/// A link's target, fit for a terminal.
+fn shown(target: &str) -> String {
+    let good = target.chars().filter(|c| !c.is_control());
+    good.take(SHOWN_CHARS).collect()
+}
+
+/// The folder `path`, with its own path without links. Links to folders are followed as the guest would follow them: absolute ones
+/// from the root of this file system, `..` of which is itself, so that nothing leads out of it. Missing folders of `path` are made, those
+/// that a link leads to are not.
+fn walk(
+    system: &mut Ext,
+    slice: &mut Slice<'_>,
+    path: &str,
+    private: bool,
+) -> Result<(u32, String), String> {
+    let root = system.path_to_inode(slice, "/").map_err(told)?;
+    // The next part last, each with the link it comes from.
+    let mut ahead: Vec<(String, Option<String>)> = parts(path, None);
+    let mut trail: Vec<(String, u32)> = Vec::new();
+    let mut links = 0;
+    while let Some((part, link)) = ahead.pop() {
+        if part == ".." {
+            trail.pop();
+            continue;
+        }
+        let folder = trail.last().map_or(root, |(_, inode)| *inode);
+        let here = format!("{}/{}", joined(&trail), shown(&part));
+        let leads = |what: &str| match &link {
+            Some(link) => format!("{link} leads to `{here}`, which is {what}"),
+            None => format!("`{here}` is {what}"),
+        };
+        let Some(found) = lookup(system, slice, folder, &part).map_err(told)? else {
+            if link.is_some() {
+                return Err(leads("not there"));
+            }
+            let meta = meta(if private { 0o700 } else { 0o755 }, 0, 0);
+            let made = system.add_dir_to(slice, folder, part.as_bytes(), meta);
+            trail.push((part, made.map_err(told)?));
+            continue;
+        };
+        let inode = system.read_inode(slice, found).map_err(told)?;
+        match inode.mode & KIND {
+            DIRECTORY => trail.push((part, found)),
+            LINK => {
+                links += 1;
+                if links > MAX_LINKS {
+                    return Err(format!(
+                        "more than {MAX_LINKS} links are on the way, the last one at `{here}`"
+                    ));
+                }
+                let target = system.read_symlink_target(slice, found).map_err(told)?;
+                if target.starts_with('/') {
+                    trail.clear();
+                }
+                let from = link.unwrap_or_else(|| format!("the link `{here}`"));
+                ahead.extend(parts(&target, Some(&from)));
+            }
+            _ => return Err(leads("no folder")),
+        }
+    }
+    let folder = trail.last().map_or(root, |(_, inode)| *inode);
+    Ok((folder, joined(&trail)))
+}
+
+/// The parts of `path` in the order in which they are taken from the end.
+fn parts(path: &str, link: Option<&String>) -> Vec<(String, Option<String>)> {
+    let parts = path.split('/').filter(|part| !matches!(*part, "" | "."));
+    parts
+        .rev()
+        .map(|part| (part.to_owned(), link.cloned()))
+        .collect()
+}
+
+fn joined(trail: &[(String, u32)]) -> String {
+    trail.iter().map(|(name, _)| format!("/{name}")).collect()
 }
 
 fn lookup(

@@ -32,15 +32,16 @@ pub(super) fn put(guest: &Guest, injection: &Injection, raw: &Path) -> Result<()
         .write(true)
         .open(raw)
         .map_err(TryError::file("open", raw))?;
-    let partitions = place::partitions(&mut disk).unwrap_or_default();
-    let advised = |reason: String| match (injection.partition, partitions.len()) {
+    let partitions = place::partitions(&mut disk);
+    let known = partitions.as_deref().unwrap_or_default();
+    let advised = |reason: String| match (injection.partition, known.len()) {
         (None, 1..) => {
-            let numbers: Vec<String> = partitions.iter().map(|(n, _)| n.to_string()).collect();
+            let numbers: Vec<String> = known.iter().map(|(n, _)| n.to_string()).collect();
             format!("{reason}; name one: `partition` {}", numbers.join(", "))
         }
         _ => reason,
     };
-    let range = place::find(&mut disk, injection.partition).map_err(failed)?;
+    let range = place::find(&disk, &partitions, injection.partition).map_err(failed)?;
     let mut slice = Slice::new(&disk, range);
     let is_ext = ext::is_ext(&mut slice).map_err(TryError::file("read", raw))?;
     if is_ext {

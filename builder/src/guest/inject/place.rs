@@ -6,7 +6,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 
-use hypervisor_image::partitions::{SECTOR_BYTES, read_gpt_table, read_mbr};
+use hypervisor_image::partitions::{GptTable, SECTOR_BYTES, read_gpt_table, read_mbr};
 
 /// MBR types that hold partitions of their own (CHS, LBA, Linux).
 const EXTENDED: [u8; 3] = [0x05, 0x0F, 0x85];
@@ -15,13 +15,20 @@ const PROTECTIVE: u8 = 0xEE;
 /// Most logical partitions that are looked for.
 const MAX_LOGICAL: usize = 124;
 
+/// Numbers of partitions, and where they are, in bytes.
+pub(super) type Partitions = Vec<(u32, Range<u64>)>;
+
 /// The bytes of partition `wanted`, counted from 1, or of the whole disk. `Err` says what there is instead.
-pub(super) fn find(disk: &mut File, wanted: Option<u32>) -> Result<Range<u64>, String> {
+pub(super) fn find(
+    disk: &File,
+    partitions: &Result<Partitions, String>,
+    wanted: Option<u32>,
+) -> Result<Range<u64>, String> {
     let bytes = disk.metadata().map_err(|error| error.to_string())?.len();
     let Some(wanted) = wanted else {
         return Ok(0..bytes);
     };
-    let partitions = partitions(disk)?;
+    let partitions = partitions.as_ref()?;
     let found = partitions.iter().find(|(number, _)| *number == wanted);
     let Some((_, range)) = found else {
         let numbers: Vec<String> = partitions.iter().map(|(n, _)| n.to_string()).collect();
@@ -43,13 +50,13 @@ pub(super) fn find(disk: &mut File, wanted: Option<u32>) -> Result<Range<u64>, S
 }
 
 /// All partitions, with the bytes their tables claim; logical ones are counted from 5, as Linux does.
-pub(super) fn partitions(disk: &mut File) -> Result<Vec<(u32, Range<u64>)>, String> {
+pub(super) fn partitions(disk: &mut File) -> Result<Partitions, String> {
     let table = read_mbr(disk).map_err(|error| error.to_string())?;
     let Some(table) = table else {
         return Ok(Vec::new());
     };
     if table.partitions.iter().any(|p| p.kind == PROTECTIVE) {
-        let table = read_gpt_table(disk, 1).map_err(|error| error.to_string())?;
+        let table = gpt(disk)?;
         let ranges = table.partitions.iter().map(|partition| {
             let end = partition.last_lba.saturating_add(1);
             let bytes = |lba: u64| lba.saturating_mul(SECTOR_BYTES);
@@ -70,6 +77,22 @@ pub(super) fn partitions(disk: &mut File) -> Result<Vec<(u32, Range<u64>)>, Stri
         found.extend((5..).zip(logical));
     }
     Ok(found)
+}
+
+/// The disk's GPT; the one at its end where the one in front is damaged (UEFI 2.10 §5.3.2), which is told.
+fn gpt(disk: &mut File) -> Result<GptTable, String> {
+    let damage = match read_gpt_table(disk, 1) {
+        Ok(table) => return Ok(table),
+        Err(damage) => damage,
+    };
+    let bytes = disk.metadata().map_err(|error| error.to_string())?.len();
+    let last_lba = (bytes / SECTOR_BYTES).saturating_sub(1);
+    let backup = read_gpt_table(disk, last_lba);
+    let backup = backup.map_err(|error| format!("{damage}; its backup: {error}"))?;
+    tracing::warn!(
+        "{damage}: its backup in sector {last_lba} is used instead, and nothing is repaired"
+    );
+    Ok(backup)
 }
 
 fn bytes_of(first_lba: u64, sectors: u32) -> Range<u64> {

@@ -105,12 +105,43 @@ fn ran(program: &str, package: &str, arguments: &[&str]) -> (bool, String) {
 
 /// An ext file system of 24 MiB with a few hundred files.
 fn ext(options: &[&str]) -> Vec<u8> {
+    ext_with(options, |_| {})
+}
+
+/// Links of all kinds, in the tree that becomes a file system.
+fn make_links(tree: &Path) {
+    std::fs::create_dir_all(tree.join("usr/lib")).unwrap();
+    for (link, target) in [
+        ("lib", "usr/lib".to_owned()),
+        ("usr/up", "../../../../../../usr/./lib//".to_owned()),
+        ("slow", format!("{}lib", "usr/../".repeat(20))),
+        ("host", "/home/nobody".to_owned()),
+        ("out", "../../../etc/nothing".to_owned()),
+        ("self", "self".to_owned()),
+        ("to", "/fro/x".to_owned()),
+        ("fro", "to".to_owned()),
+        ("file", "etc/hostname".to_owned()),
+    ] {
+        std::os::unix::fs::symlink(target, tree.join(link)).unwrap();
+    }
+    for number in 0..50 {
+        let next = if number == 0 {
+            "usr/lib".to_owned()
+        } else {
+            format!("chain{}", number - 1)
+        };
+        std::os::unix::fs::symlink(next, tree.join(format!("chain{number}"))).unwrap();
+    }
+}
+
+fn ext_with(options: &[&str], more: impl Fn(&Path)) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let (tree, image) = (dir.path().join("tree"), dir.path().join("image"));
     std::fs::create_dir_all(tree.join("etc")).unwrap();
     std::fs::create_dir_all(tree.join("root")).unwrap();
     std::fs::write(tree.join("etc/hostname"), "old\n").unwrap();
     std::os::unix::fs::symlink("/root", tree.join("link")).unwrap();
+    more(&tree);
     for number in 0..300 {
         std::fs::write(tree.join(format!("etc/file{number}")), "x").unwrap();
     }
@@ -167,6 +198,63 @@ fn put_all(raw: &Path, more: &str) {
     put_at(raw, "/a/b/c", "deep", more).unwrap();
 }
 
+/// As `lib` does on every Debian since it has `/usr` merged; the names are those that `ext` makes.
+fn links_are_followed_within_the_disk(raw: &Path) {
+    let image = raw.to_str().unwrap();
+    for (path, place) in [
+        ("/lib/a", "/usr/lib/a"),
+        ("/lib/a", "/usr/lib/a"),
+        ("/link/new/b", "/root/new/b"),
+        ("/usr/up/c", "/usr/lib/c"),
+        ("/slow/d", "/usr/lib/d"),
+        ("/chain39/e", "/usr/lib/e"),
+    ] {
+        put_at(raw, path, path, "").unwrap();
+        let (_, found) = ran(
+            "debugfs",
+            "e2fsprogs",
+            &["-R", &format!("cat {place}"), image],
+        );
+        assert!(found.contains(path), "{path}: {found}");
+    }
+    let (ok, found) = ran("e2fsck", "e2fsprogs", &["-fn", image]);
+    assert!(ok, "{found}");
+    let before = std::fs::read(raw).unwrap();
+    for (path, words) in [
+        (
+            "/host/a",
+            "the link `/host` leads to `/home`, which is not there",
+        ),
+        (
+            "/out/a",
+            "the link `/out` leads to `/etc/nothing`, which is not there",
+        ),
+        (
+            "/file/a",
+            "the link `/file` leads to `/etc/hostname`, which is no folder",
+        ),
+        (
+            "/self/a",
+            "more than 40 links are on the way, the last one at `/self`",
+        ),
+        (
+            "/to/a",
+            "more than 40 links are on the way, the last one at ",
+        ),
+        (
+            "/chain40/a",
+            "more than 40 links are on the way, the last one at `/chain0`",
+        ),
+    ] {
+        let error = put_at(raw, path, "x", "").unwrap_err();
+        assert!(error.contains(words), "{path}: {error}");
+        assert!(
+            std::fs::read(raw).unwrap() == before,
+            "{path}: nothing was written"
+        );
+    }
+}
+
 #[test]
 fn files_go_into_ext_and_e2fsck_is_content() {
     let dir = tempfile::tempdir().unwrap();
@@ -190,8 +278,10 @@ fn files_go_into_ext_and_e2fsck_is_content() {
         is_good(&raw);
     }
     for (path, words) in [
-        ("/link/a", "`/link` is no folder"),
-        ("/link", "what is there is no regular file"),
+        (
+            "/link",
+            "what is there is a link to `/root`, no regular file",
+        ),
         ("/etc", "what is there is no regular file"),
         ("/etc/hostname/a", "`/etc/hostname` is no folder"),
     ] {
@@ -203,6 +293,8 @@ fn files_go_into_ext_and_e2fsck_is_content() {
             "{path}: nothing was written"
         );
     }
+    std::fs::write(&raw, ext_with(&["-t", "ext4"], make_links)).unwrap();
+    links_are_followed_within_the_disk(&raw);
     // What it cannot keep in order it does not touch.
     let quota = ext(&["-t", "ext4", "-O", "quota"]);
     std::fs::write(&raw, &quota).unwrap();
@@ -289,6 +381,28 @@ fn partitions_are_found_and_nothing_else_is_touched() {
         let error = wrong("");
         assert!(error.contains("no FAT or ext file system"), "{error}");
         assert!(error.contains("name one: `partition` 1, 2"), "{error}");
+    }
+    // The table in front is damaged, as by a tool that takes the disk for one without: there is another at the end.
+    let start = partitioned(&raw, &system, "gpt") as usize;
+    let good = std::fs::read(&raw).unwrap();
+    for damaged in [512..1024, 512 + 16..512 + 20, 1024..1152] {
+        let mut bytes = good.clone();
+        bytes[damaged].fill(0x55);
+        std::fs::write(&raw, &bytes).unwrap();
+        put_all(&raw, "partition = 2");
+        let after = std::fs::read(&raw).unwrap();
+        let end = start + system.len();
+        assert!(after[..start] == bytes[..start] && after[end..] == bytes[end..]);
+        let mut both = bytes;
+        let last = both.len() - 512;
+        both[last + 16] ^= 1;
+        std::fs::write(&raw, &both).unwrap();
+        let error = put_at(&raw, "/a", "x", "partition = 2").unwrap_err();
+        assert!(
+            error.contains("; its backup: the checksum of the GPT header in sector"),
+            "{error}"
+        );
+        assert!(std::fs::read(&raw).unwrap() == both);
     }
     // A table that points outside.
     partitioned(&raw, &system, "mbr");
