@@ -7,7 +7,8 @@ use crate::start::Starter;
 use crate::state::{Record, State};
 use guest_catalog::{Catalogue, Entry};
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 /// How often the domains are looked at.
 const PAUSE: Duration = Duration::from_secs(15);
@@ -23,23 +24,33 @@ const MISSING_LOOKS: u32 = 2;
 /// Watches until the machine is switched off.
 pub fn for_ever(house: &House, starter: &Starter<'_>, mut catalogue: Catalogue) -> ! {
     let mut seen = Seen::default();
-    let changed = || {
-        std::fs::metadata(house.guests())
-            .and_then(|about| about.modified())
-            .ok()
-    };
-    let mut known = changed();
+    let mut known = written(house);
     loop {
         std::thread::sleep(PAUSE);
-        // Guests may be added meanwhile; a definition that is wrong is told by who reads it next.
-        if changed() != known
+        // Guests may be added or changed meanwhile; a definition that is wrong is told by who reads it next.
+        let now = written(house);
+        if now != known
             && let Ok(fresh) = house.catalogue()
         {
-            (catalogue, known) = (fresh, changed());
+            (catalogue, known) = (fresh, now);
         }
         once(house, starter, &catalogue, &mut seen);
         front::paint(house);
     }
+}
+
+/// When each definition was last written, by its path: an edited one changes nothing in the folder above it.
+fn written(house: &House) -> BTreeMap<PathBuf, Option<SystemTime>> {
+    let folders = std::fs::read_dir(house.guests());
+    let folders = folders.into_iter().flatten().flatten();
+    let definitions = folders.map(|folder| folder.path().join("guest.toml"));
+    let time = |path: &PathBuf| std::fs::metadata(path)?.modified();
+    definitions
+        .map(|path| {
+            let time = time(&path).ok();
+            (path, time)
+        })
+        .collect()
 }
 
 /// What earlier looks saw, by guest.
@@ -149,6 +160,21 @@ fn remember(house: &House, entry: &Entry, record: &mut Record, state: State, rea
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_edited_definition_is_noticed() {
+        let (_dir, house, _) = crate::testing::house(&[("tiny", 1)]);
+        let before = written(&house);
+        assert_eq!(before.len(), 1);
+        assert_eq!(written(&house), before);
+        let (path, time) = before.first_key_value().unwrap();
+        let file = std::fs::File::options().append(true).open(path).unwrap();
+        let later = time.unwrap() + Duration::from_secs(5);
+        file.set_modified(later).unwrap();
+        assert_ne!(written(&house), before);
+        std::fs::remove_file(path).unwrap();
+        assert_ne!(written(&house), before);
+    }
     use crate::testing::{ListTools, house};
 
     #[test]
