@@ -92,6 +92,8 @@ pub enum BuildError {
         modes: String,
         flavours: Vec<Flavour>,
     },
+    #[error("{}", reasons.join("\n"))]
+    Definitions { reasons: Vec<String> },
     #[error("there is no guest `{name}` in the catalogue")]
     NoGuest { name: String, known: Vec<String> },
     #[error(
@@ -182,7 +184,7 @@ impl BuildError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Io { source, .. } => io_hint(source),
+            Self::Io { action, source, .. } => io_hint(action, source),
             Self::Cache(e) => e.hint(),
             Self::Tool(e) => e.hint(),
             Self::Sandbox(e) => e.hint(),
@@ -192,6 +194,10 @@ impl BuildError {
             Self::Release(e) => e.hint(),
             Self::Fetch(e) => e.hint(),
             Self::Lock(e) => e.hint(),
+            // The catalogue's own words are for the house, where the command is another one.
+            Self::Guest(guest_catalog::GuestError::Unknown { nearest: None, .. }) => {
+                Some("`gasthaus guest list` shows all guests".into())
+            }
             Self::Guest(e) => e.hint(),
             Self::GuestImage(e) => e.hint(),
             Self::GuestModes { .. } => Some(
@@ -235,13 +241,15 @@ fn flavour_words(flavours: &[Flavour]) -> String {
     words.join(", ")
 }
 
-fn io_hint(error: &io::Error) -> Option<String> {
+/// Which option names the folder differs from command to command, and what cannot be read is no place to write to.
+fn io_hint(action: &str, error: &io::Error) -> Option<String> {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            Some("free some room, or choose another disk with --out or GASTHAUS_CACHE".into())
+            Some("free some room, or choose another disk: `--help` says with which option; GASTHAUS_CACHE is the cache's folder".into())
         }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            Some("choose a folder you may write to, with --out or GASTHAUS_CACHE".into())
+            let reads = ["read", "open", "list", "look"].iter().any(|verb| action.starts_with(verb));
+            (!reads).then(|| "choose a folder you may write to: `--help` says with which option; GASTHAUS_CACHE is the cache's".into())
         }
         _ => None,
     }

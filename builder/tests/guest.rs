@@ -34,6 +34,7 @@ fn gasthaus(dir: &Path, arguments: &[&str]) -> Output {
         .args(arguments)
         .current_dir(dir)
         .env("GASTHAUS_CACHE", dir.join("cache"))
+        .env("TMPDIR", dir) // what --print leaves
         .env_remove("GASTHAUS_IMAGES")
         .output()
         .unwrap()
@@ -114,6 +115,10 @@ fn a_guest_comes_from_an_address_once() {
     );
     definition(dir, &source);
     let line = prints(dir, &[]);
+    // The command can be run: its disk is still there.
+    let (_, named) = line.split_once("file=").unwrap();
+    let disk_file = &named[..named.find("disk.img").unwrap() + "disk.img".len()];
+    assert_eq!(fs::read(disk_file).unwrap(), disk(), "{line}");
     assert!(
         line.contains("format=raw,if=ide") && line.contains("disk.img"),
         "{line}"
@@ -402,6 +407,46 @@ fn what_is_no_file_is_not_waited_for() {
     }
     let error = stderr(&gasthaus(dir, &["check", "."]));
     assert!(error.contains("`.`\n  is a directory"), "{error}");
+}
+
+#[test]
+fn every_definition_is_checked_and_hints_are_for_this_host() {
+    let dir = TempDir::new().unwrap();
+    let dir = dir.path();
+    let good = "name = \"a\"\ndescription = \"x\"\nlicence = \"MIT\"\nmemory-mib = 32\nsource.builtin = \"tiny\"\n\
+                boot.initrd = \"initrd.zst\"\nhealth.http = { port = 80 }\n";
+    fs::write(dir.join("a.toml"), good).unwrap();
+    fs::write(dir.join("b.toml"), good.replace("memory-mib", "memory-mb")).unwrap();
+    let error = stderr(&gasthaus(
+        dir,
+        &["check", "none.toml", "a.toml", "b.toml", "."],
+    ));
+    for words in [
+        "cannot read the guest definition `none.toml`: No such file",
+        "did you mean `memory-mib`?",
+        "cannot read the guest definition `.`: is a directory",
+    ] {
+        assert!(error.contains(words), "{words}: {error}");
+    }
+    // Both have one name: said although another cannot be read.
+    fs::write(dir.join("b.toml"), good).unwrap();
+    let error = stderr(&gasthaus(dir, &["check", "none.toml", "a.toml", "b.toml"]));
+    assert!(
+        error.contains("`none.toml`: No such") && error.contains("b.toml` "),
+        "{error}"
+    );
+    let error = stderr(&gasthaus(dir, &["show", "quite-another"]));
+    assert!(
+        error.contains("hint: `gasthaus guest list` shows all guests"),
+        "{error}"
+    );
+    // What can be written nowhere: this command has no `--out`.
+    fs::write(dir.join("floppy.img"), vec![7; 1440 << 10]).unwrap();
+    let error = stderr(&gasthaus(
+        dir,
+        &["add", "floppy.img", "--name", "x", "--to", "/proc/x"],
+    ));
+    assert!(!error.contains("--out"), "{error}");
 }
 
 #[test]

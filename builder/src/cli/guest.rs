@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use clap::{ArgAction, Subcommand};
 use gasthaus_debian::fetch::{FetchOptions, Fetcher};
-use guest_catalog::{BootFrom, Catalogue, Entry, Guest, OciReference, OciSource, Source};
+use guest_catalog::{
+    BootFrom, Catalogue, Entry, Guest, GuestError, OciReference, OciSource, Source,
+};
 use serde::Serialize;
 
 use super::build::Common;
@@ -95,7 +97,7 @@ struct TryArgs {
     #[arg(long, value_enum, default_value_t = Accel::Auto)]
     accel: Accel,
 
-    /// Print the command instead of running it
+    /// Print the command instead of running it; the files it needs stay, and where they are is told
     #[arg(long, conflicts_with = "check")]
     print: bool,
 }
@@ -230,22 +232,46 @@ fn show(name: &str, json: bool) -> CliResult {
 fn check(files: &[PathBuf]) -> CliResult {
     let mut guests = Vec::new();
     let mut problems = Vec::new();
+    let mut others = Vec::new();
     for path in files {
         match read_definition(path) {
             Ok(guest) => guests.push((path.display().to_string(), guest)),
             Err(BuildError::Guest(error)) if !error.problems().is_empty() => {
                 problems.extend(error.problems().iter().cloned());
             }
-            Err(other) => return Err(other.into()),
+            Err(other) => others.push(other),
         }
-    }
-    if !problems.is_empty() {
-        return Err(BuildError::from(guest_catalog::GuestError::Invalid { problems }).into());
     }
     let count = guests.len();
     // Together they must not get in each other's way either.
-    Catalogue::new(guests).map_err(BuildError::from)?;
-    output::print(&format!("{count} definitions are good\n"))
+    if let Err(error) = Catalogue::new(guests) {
+        match error.problems() {
+            [] => others.push(error.into()),
+            more => problems.extend(more.iter().cloned()),
+        }
+    }
+    let invalid = (!problems.is_empty()).then(|| GuestError::Invalid { problems });
+    match (others.pop(), invalid) {
+        (None, None) => output::print(&format!("{count} definitions are good\n")),
+        (Some(only), None) if others.is_empty() => Err(only.into()),
+        (None, Some(invalid)) => Err(BuildError::from(invalid).into()),
+        (last, invalid) => {
+            let mut reasons: Vec<String> = others.iter().chain(&last).map(in_one_line).collect();
+            reasons.extend(invalid.map(|invalid| invalid.to_string()));
+            Err(BuildError::Definitions { reasons }.into())
+        }
+    }
+}
+
+/// An error with its causes.
+fn in_one_line(error: &BuildError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
 }
 
 fn catalogue() -> Result<Catalogue, BuildError> {
@@ -401,6 +427,13 @@ fn try_guest(args: &TryArgs, cx: &Context) -> CliResult {
     }
     command.args(["-serial", "mon:stdio"]);
     if args.print {
+        // Whoever runs the line needs the files it names.
+        if std::fs::read_dir(scratch.path()).is_ok_and(|mut files| files.next().is_some()) {
+            let kept = scratch.keep();
+            let note = "remove it when the command is not needed any more";
+            cx.ui
+                .line(&format!("its files lie in `{}`: {note}", kept.display()));
+        }
         return output::print(&format!("{}\n", super::run::shell_line(&command)));
     }
     if let Some(notes) = &guest.notes {
