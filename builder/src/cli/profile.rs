@@ -243,24 +243,32 @@ fn record(
     let mut all = Vec::new();
     for flavour in wanted.flavours {
         let is_xen = *flavour == Flavour::Xen;
-        let recording = Recording {
+        let mut recording = Recording {
             store: &version.store,
             system: &system,
             version: &id,
             public_key: signing.public().to_string(),
             parts: profile::parts_of_iso(wanted.iso, dir.path(), is_xen)?,
             words: [&[], &[]],
+            guests: true,
             limit: wanted.limit,
             memory_mib: wanted.memory_mib,
         };
         let report = profile::record(&recording, &cx.ui)?;
-        let name = match report.hypervisor {
-            Hypervisor::Xen => wanted.name.clone(),
-            Hypervisor::None => profile::plain_name(wanted.name),
-        };
-        all.push((name, Profile::from(report)));
+        if report.hypervisor == Hypervisor::None {
+            all.push((profile::plain_name(wanted.name), Profile::from(report)));
+            continue;
+        }
+        all.push((wanted.name.clone(), Profile::from(report)));
+        // Only where something of guests was read, dom0 alone is another boot.
+        let mut derived = all.clone();
+        profile::add_dom0(&mut derived, wanted.name);
+        if derived.len() > all.len() {
+            recording.guests = false;
+            let report = profile::record(&recording, &cx.ui)?;
+            all.push((profile::dom0_name(wanted.name), Profile::from(report)));
+        }
     }
-    profile::add_dom0(&mut all, wanted.name);
     Ok(all)
 }
 

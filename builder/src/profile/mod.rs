@@ -107,6 +107,8 @@ pub struct Recording<'a> {
     pub parts: Parts,
     /// Further words for the kernel, and for the hypervisor.
     pub words: [&'a [String]; 2],
+    /// Whether the guests are started.
+    pub guests: bool,
     /// How long it may take.
     pub limit: Duration,
     /// Memory of the machine.
@@ -181,12 +183,15 @@ fn record_with(
             receiver.path()
         ),
     ]);
+    if !recording.guests {
+        kernel.0.push("gasthaus.guests=off".to_owned());
+    }
     let xen = Words::of(&definition, "xen_serial", recording.words[1]);
     let began = Instant::now();
-    let bar = ui.stage(if is_xen {
-        "profile: booting below Xen"
-    } else {
-        "profile: booting"
+    let bar = ui.stage(match (is_xen, recording.guests) {
+        (true, true) => "profile: booting below Xen",
+        (true, false) => "profile: booting below Xen, without guests",
+        (false, _) => "profile: booting",
     });
     let mut machine = Running::start(
         qemu,

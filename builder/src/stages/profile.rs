@@ -1,6 +1,7 @@
 //! Stage `profile`: boot what was published, record what it reads, publish that as its profiles.
 //!
-//! In: the version in its store; hypervisor, kernel and initramfs. Out: a profile for each flavour. One that the recipe names a
+//! In: the version in its store; hypervisor, kernel and initramfs. Out: a profile for each flavour, and where there are guests one
+//! for dom0 without them, which reads other things first. One that the recipe names a
 //! file for is taken from there, and nothing is recorded for it: so builds are reproducible byte for byte. A recording is kept
 //! in the cache under the digests of the layers, and made once.
 
@@ -37,6 +38,7 @@ const MEMORY_MIB: u32 = 2048;
 pub struct Profiles {
     /// Those that are there.
     pub known: Vec<(Name, Profile)>,
+    main: Name,
     missing: Vec<Missing>,
 }
 
@@ -44,8 +46,56 @@ pub struct Profiles {
 #[derive(Debug)]
 struct Missing {
     name: Name,
-    is_xen: bool,
+    boot: Boot,
     key: Key,
+}
+
+/// What is booted for a profile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Boot {
+    /// Without a hypervisor.
+    Plain,
+    /// Below Xen, with the guests.
+    Xen,
+    /// Below Xen, without them.
+    Dom0,
+}
+
+impl Boot {
+    /// Its name in the cache and the log.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Xen => "xen",
+            Self::Dom0 => "dom0",
+        }
+    }
+
+    /// Those of the image's flavours and what their profiles are called. `main` is the first flavour's; of dom0 alone there is
+    /// one only where the main one is recorded as well, not taken from a file: then it is made of that.
+    fn all(
+        flavours: &[Flavour],
+        main: &Name,
+        is_main_given: bool,
+        has_guests: bool,
+    ) -> Vec<(Self, Name)> {
+        let has_xen = flavours.contains(&Flavour::Xen);
+        let mut all = Vec::new();
+        for flavour in flavours {
+            match flavour {
+                Flavour::Kvm => {} // it reads what the plain one does, and then its guests' disks
+                Flavour::Xen => {
+                    all.push((Self::Xen, main.clone()));
+                    if has_guests && !is_main_given {
+                        all.push((Self::Dom0, dom0_name(main)));
+                    }
+                }
+                _ if has_xen => all.push((Self::Plain, plain_name(main))),
+                _ => all.push((Self::Plain, main.clone())),
+            }
+        }
+        all
+    }
 }
 
 fn store_name(text: &str) -> Result<Name, BuildError> {
@@ -75,44 +125,39 @@ pub fn plan(
         "none" => store_name("ready")?,
         name => store_name(name)?,
     };
-    let flavours = &cx.recipe.flavours;
-    for flavour in flavours {
-        if *flavour == Flavour::Kvm {
-            continue; // it reads what the plain one does, and then its guests' disks
-        }
-        let is_xen = *flavour == Flavour::Xen;
-        let name = match is_xen || !flavours.contains(&Flavour::Xen) {
-            true => main.clone(),
-            false => plain_name(&main),
-        };
+    let is_main_given = known.iter().any(|(name, _)| *name == main);
+    let has_guests = !contents.guests.is_empty();
+    for (boot, name) in Boot::all(&cx.recipe.flavours, &main, is_main_given, has_guests) {
         let is_known = known.iter().any(|(other, _)| *other == name);
         if is_known || request.profile == ProfileMode::Off {
             continue;
         }
         let layers = contents.layers.0.iter().map(|layer| layer.key.as_str());
-        let key = Key::of(layers.chain([
-            REVISION,
-            contents.kernel.as_str(),
-            if is_xen { "xen" } else { "plain" },
-        ]));
+        let key = Key::of(layers.chain([REVISION, contents.kernel.as_str(), boot.as_str()]));
         if cx.cache.has(STAGE, &key) {
             let dir = cx
                 .cache
                 .result(STAGE, &key, cx.sandbox, |_| Ok::<_, BuildError>(()))?;
             known.push((name, Taken::read(&dir.join(FILE))?.into_profile()));
         } else {
-            missing.push(Missing { name, is_xen, key });
+            missing.push(Missing { name, boot, key });
         }
     }
-    // Without Xen in the image the main profile is the plain one, which has nothing of guests.
-    add_dom0(&mut known, &main);
     if !missing.is_empty() && can_record().is_none() {
         cx.ui.line(
             "no QEMU is here to record what a boot reads: the store goes without a profile of its own (`--profile off` says nothing of it)",
         );
         missing.clear();
     }
-    Ok(Profiles { known, missing })
+    // Without Xen in the image the main profile is the plain one, which has nothing of guests.
+    if missing.iter().all(|missing| missing.boot != Boot::Dom0) {
+        add_dom0(&mut known, &main);
+    }
+    Ok(Profiles {
+        known,
+        main,
+        missing,
+    })
 }
 
 impl Profiles {
@@ -145,6 +190,7 @@ impl Profiles {
         };
         let mut add = Vec::new();
         for missing in &self.missing {
+            let is_xen = missing.boot != Boot::Plain;
             let recording = Recording {
                 store: &published.store,
                 system: &published.system,
@@ -152,19 +198,21 @@ impl Profiles {
                 public_key: signing.public().to_string(),
                 parts: Parts {
                     // Xen unpacks Debian's own packing slowly.
-                    kernel: match missing.is_xen {
+                    kernel: match is_xen {
                         true => kernel.vmlinux_lz4(),
                         false => kernel.vmlinuz(),
                     },
                     initramfs: initramfs.path.clone(),
-                    xen: missing.is_xen.then(|| kernel.xen()),
+                    xen: is_xen.then(|| kernel.xen()),
                 },
                 words: [&cx.recipe.dom0.kernel_options, &cx.recipe.xen.options],
+                guests: missing.boot != Boot::Dom0,
                 limit: LIMIT,
                 memory_mib: MEMORY_MIB,
             };
-            let part = if missing.is_xen { "xen" } else { "plain" };
-            let recorded = cx.stage(STAGE, part, || Ok((keep(cx, missing, &recording)?, false)));
+            let recorded = cx.stage(STAGE, missing.boot.as_str(), || {
+                Ok((keep(cx, missing, &recording)?, false))
+            });
             match recorded {
                 Ok(report) => add.push((missing.name.clone(), Profile::from(report))),
                 Err(BuildError::Record(error)) => cx.ui.line(&format!(
@@ -174,14 +222,13 @@ impl Profiles {
                 Err(error) => return Err(error),
             }
         }
+        // Where that boot failed, what the one with guests read is nearly as good.
+        let mut all = [&self.known[..], &add[..]].concat();
+        let before = all.len();
+        add_dom0(&mut all, &self.main);
+        add.extend(all.drain(before..));
         if add.is_empty() {
             return Ok(None);
-        }
-        for missing in self.missing.iter().filter(|missing| missing.is_xen) {
-            let dom0 = dom0_name(&missing.name);
-            if self.known.iter().all(|(name, _)| *name != dom0) {
-                add_dom0(&mut add, &missing.name);
-            }
         }
         let writer = StoreWriter::open(&published.store, || {})?;
         let change = Change {
@@ -213,5 +260,27 @@ fn keep(
     match Taken::read(&dir.join(FILE))? {
         Taken::Report(report) => Ok(report),
         _ => Err(BuildError::Panicked { stage: STAGE }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dom0_without_guests_is_booted_beside_the_main_recording() {
+        let ready = Name::new("ready").unwrap();
+        let names = |flavours: &[Flavour], given, guests| {
+            let all = Boot::all(flavours, &ready, given, guests);
+            let text = |(boot, name): &(Boot, Name)| format!("{} {name}", boot.as_str());
+            all.iter().map(text).collect::<Vec<_>>().join(", ")
+        };
+        let both = [Flavour::Xen, Flavour::Kvm, Flavour::Plain];
+        let all = "xen ready, dom0 ready-dom0, plain ready-plain";
+        assert_eq!(names(&both, false, true), all);
+        let fewer = "xen ready, plain ready-plain";
+        assert_eq!(names(&both, false, false), fewer);
+        assert_eq!(names(&both, true, true), fewer);
+        assert_eq!(names(&[Flavour::Plain], false, true), "plain ready");
     }
 }
