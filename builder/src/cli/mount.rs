@@ -119,6 +119,9 @@ impl Explain for MountError {
             .into_iter()
             .find(|(word, _)| cause.contains(word))
             .map(|(_, hint)| hint.into()),
+            Self::Stream(StreamError::Rollback { .. }) => Some(
+                "ask the store's owner if it should be newer; another store that the same key signed needs a `--cache` folder of its own".into(),
+            ),
             Self::Key(error) => error.hint(),
             Self::Dir { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
                 Some("make the folder first".into())

@@ -25,6 +25,8 @@ pub(super) struct Answer {
 struct Refused {
     cause: String,
     for_good: bool,
+    /// Its serial and the least one, if it is too old.
+    old: Option<(u64, u64)>,
 }
 
 /// Asks every mirror for its head, each in a thread that goes on until it has one or nobody listens any more.
@@ -101,12 +103,18 @@ fn ask_one(
             policy,
         );
         fetcher.mirrors.came(mirror, progress.bytes());
+        let mut old = None;
         let opened = read.and_then(|timing| match Head::open(&bytes, keys, least) {
             Ok(index) => Ok((timing, index)),
-            Err(error) => Err(match error {
-                HeadError::Format(error) => FetchError::Bad(error),
-                other => FetchError::Head(other.to_string()),
-            }),
+            Err(error) => {
+                if let HeadError::Rollback { found, least } = error {
+                    old = Some((found, least));
+                }
+                Err(match error {
+                    HeadError::Format(error) => FetchError::Bad(error),
+                    other => FetchError::Head(other.to_string()),
+                })
+            }
         });
         let result = match opened {
             Ok((timing, index)) => {
@@ -122,6 +130,7 @@ fn ask_one(
                 Err(Refused {
                     cause: error.to_string(),
                     for_good,
+                    old,
                 })
             }
         };
@@ -212,15 +221,23 @@ pub(super) fn choose(
                 .enumerate()
                 .rev()
                 .find_map(|(at, problem)| Some((at, problem.as_ref()?)));
+            let mirror = fetcher
+                .mirrors
+                .get(last.map_or(0, |(at, _)| at))
+                .url
+                .clone();
+            if let Some((found, least)) = last.and_then(|(_, problem)| problem.old) {
+                return Err(StreamError::Rollback {
+                    store: mirror,
+                    found,
+                    least,
+                });
+            }
             return Err(StreamError::Fetch {
                 what: HEAD_PATH.into(),
                 seconds: began.elapsed().as_secs(),
                 attempts,
-                mirror: fetcher
-                    .mirrors
-                    .get(last.map_or(0, |(at, _)| at))
-                    .url
-                    .clone(),
+                mirror,
                 cause: last
                     .map_or_else(|| "no answer".into(), |(_, problem)| problem.cause.clone()),
             });
@@ -248,6 +265,7 @@ mod tests {
         let refused = Err(Refused {
             cause: "no byte came".into(),
             for_good: false,
+            old: None,
         });
         let index = Index {
             serial: 7,

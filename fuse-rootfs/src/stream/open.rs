@@ -152,6 +152,11 @@ impl Store {
                 (bytes, index, fetcher.mirrors.get(mirror).url.clone(), false)
             }
             Err(error) => match kept {
+                // Somebody who looks on is told: it may be another store of the same key, and what is kept is not what was asked for.
+                Some(_) if !policy.insist && matches!(error, StreamError::Rollback { .. }) => {
+                    fetcher.stop();
+                    return Err(error);
+                }
                 Some((bytes, index)) => {
                     log::warn(format!(
                         "no mirror can be used ({error}); starting from the cache"

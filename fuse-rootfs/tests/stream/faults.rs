@@ -230,6 +230,23 @@ fn plain_http_goes_through_a_proxy_as_proxies_want_it() {
 }
 
 #[test]
+fn a_dead_proxy_is_named_not_the_mirror_alone() {
+    let lab = lab();
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = gone.local_addr().unwrap();
+    drop(gone);
+    for scheme in ["http", "https"] {
+        let mut config = config(&lab.store, &[format!("{scheme}://127.0.0.1:9/x/")]);
+        config.proxy = Some(format!("http://user:secret@{address}"));
+        config.policy.give_up = Duration::from_millis(300);
+        let error = open(&config).unwrap_err().to_string();
+        let named = format!("no connection: by the proxy `http://{address}`: ");
+        assert!(error.contains(&named), "{error}");
+        assert!(!error.contains("secret"), "{error}");
+    }
+}
+
+#[test]
 fn redirects_are_followed_and_remembered() {
     let lab = lab();
     let front = Server::new(lab.store.path());

@@ -263,6 +263,21 @@ fn the_folder_remembers_the_serial() {
         "v2",
         "from the folder, not from the replayed head"
     );
+    image.fetcher.stop();
+    drop(image);
+    // Somebody who looks on is told instead of shown something else than what was asked for.
+    let mut asked = config.clone();
+    asked.policy.insist = false;
+    let error = open(&asked).unwrap_err().to_string();
+    assert!(
+        error.contains("offers serial 1, but 2 was seen before"),
+        "{error}"
+    );
+    // A dead server is no such case: the folder serves.
+    server.heal();
+    server.fault("/head", u32::MAX, Fault::Status(503));
+    asked.policy.offline_after = std::time::Duration::from_millis(300);
+    assert_eq!(open(&asked).unwrap().manifest.version.as_str(), "v2");
 }
 
 #[test]

@@ -34,6 +34,8 @@ const POST_PATIENCE: Duration = Duration::from_secs(15);
 pub struct Web {
     agent: Agent,
     policy: Policy,
+    /// The proxy without its login, for errors: who cannot be reached is it, not the mirror.
+    proxy: Option<String>,
 }
 
 impl Web {
@@ -46,6 +48,7 @@ impl Web {
         proxy: Option<&str>,
         ca_file: Option<&Path>,
     ) -> Result<Self, String> {
+        let shown_proxy = proxy.map(|text| split_login(text).0);
         let proxy = proxy
             .map(|text| {
                 let shown = split_login(text).0;
@@ -91,7 +94,19 @@ impl Web {
         Ok(Self {
             agent,
             policy: policy.clone(),
+            proxy: shown_proxy,
         })
+    }
+
+    /// Our error for one of `ureq`, with the proxy's name where it was the proxy that was not reached.
+    fn failure(&self, error: Error, patience: Duration) -> FetchError {
+        let text = match (refine(error, patience), &self.proxy) {
+            (FetchError::Connect(text), Some(_)) => text,
+            (FetchError::Dns(text), Some(_)) => text.to_owned(),
+            (other, _) => return other,
+        };
+        let proxy = self.proxy.as_deref().unwrap_or_default();
+        FetchError::Connect(format!("by the proxy `{proxy}`: {text}"))
     }
 
     /// Sends `text` to `url`.
@@ -112,7 +127,7 @@ impl Web {
             .build();
         let answer = request
             .send(text)
-            .map_err(|error| refine(error, patience))?;
+            .map_err(|error| self.failure(error, patience))?;
         match answer.status().as_u16() {
             200..=299 => Ok(()),
             status => Err(FetchError::Status(status)),
@@ -236,7 +251,9 @@ impl Http {
             .timeout_per_read(Some(patience))
             .timeout_per_write(Some(patience))
             .build();
-        let answer = request.call().map_err(|error| refine(error, patience))?;
+        let answer = request
+            .call()
+            .map_err(|error| self.web.failure(error, patience))?;
         let status = answer.status().as_u16();
         if let Some(moved) = answer.get_uri().to_string().strip_suffix(ask.path)
             && moved != base
@@ -362,9 +379,7 @@ pub(super) fn refine(error: Error, patience: Duration) -> FetchError {
         Error::Tls(text) => FetchError::Tls(text.into()),
         Error::Rustls(error) => FetchError::Tls(error.to_string()),
         Error::ConnectionFailed => FetchError::Connect("failed".into()),
-        Error::ConnectProxyFailed(text) => {
-            FetchError::Connect(format!("the proxy refused: {text}"))
-        }
+        Error::ConnectProxyFailed(text) => FetchError::Connect(format!("it refused: {text}")),
         Error::Io(error) => match error.kind() {
             std::io::ErrorKind::TimedOut | std::io::ErrorKind::WouldBlock => {
                 FetchError::Stalled(patience)
