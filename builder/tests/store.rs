@@ -156,6 +156,26 @@ fn images_are_published_listed_compared_and_taken_back() {
             "    one                Tue, 14 Nov 2023 22:13:20 UTC  the first",
         ]
     );
+    let json = says(
+        here,
+        &["store", "list", "store", "--public-key", "k.pub", "--json"],
+    );
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        (&json["verified"], &json["default-system"]),
+        (&true.into(), &"disk".into())
+    );
+    let disk = &json["systems"][0];
+    assert_eq!(
+        (&disk["label"], &disk["default-version"]),
+        (&"A disk".into(), &"two".into())
+    );
+    let one = &disk["versions"][1];
+    assert_eq!(
+        (&one["id"], &one["created-secs"]),
+        (&"one".into(), &1_700_000_000.into())
+    );
+    assert_eq!(one["manifest-sha256"].as_str().unwrap().len(), 64);
     let unchecked = says(here, &["store", "list", "store"]);
     assert!(
         unchecked

@@ -10,6 +10,8 @@ use fuse_rootfs::publish::{
 };
 use gasthaus_debian::calendar::format_epoch_secs;
 
+use serde::Serialize;
+
 use super::ui::human_bytes;
 use super::{CliResult, Context, Explain, Failure, key, output};
 
@@ -26,6 +28,10 @@ enum Command {
     List {
         #[command(flatten)]
         store: StoreArgs,
+
+        /// Print JSON instead of text
+        #[arg(long)]
+        json: bool,
     },
     /// Check the signature and every object that it leads to
     Verify {
@@ -137,7 +143,7 @@ impl Explain for Damaged {
 
 pub(super) fn run(args: &Args, cx: &Context) -> CliResult {
     match &args.command {
-        Command::List { store } => list(store),
+        Command::List { store, json } => list(store, *json),
         Command::Verify { store } => verify(store),
         Command::Gc {
             store,
@@ -164,9 +170,74 @@ pub(super) fn run(args: &Args, cx: &Context) -> CliResult {
     }
 }
 
-fn list(args: &StoreArgs) -> CliResult {
+/// What `list --json` prints; times are seconds since 1970.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Listed {
+    serial: u64,
+    signed_secs: u64,
+    /// Whether the signature was checked.
+    verified: bool,
+    default_system: String,
+    systems: Vec<ListedSystem>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct ListedSystem {
+    name: String,
+    label: String,
+    default_version: String,
+    /// The one published last first.
+    versions: Vec<ListedVersion>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct ListedVersion {
+    id: String,
+    label: String,
+    created_secs: u64,
+    manifest_sha256: String,
+}
+
+impl Listed {
+    fn of(index: &Index, verified: bool) -> Self {
+        let systems = index.systems.iter().map(|system| ListedSystem {
+            name: system.name.to_string(),
+            label: system.label.to_string(),
+            default_version: system.versions[usize::from(system.default_version)]
+                .id
+                .to_string(),
+            versions: system
+                .versions
+                .iter()
+                .map(|version| ListedVersion {
+                    id: version.id.to_string(),
+                    label: version.label.to_string(),
+                    created_secs: version.created_secs,
+                    manifest_sha256: version.manifest_sha256.to_string(),
+                })
+                .collect(),
+        });
+        Self {
+            serial: index.serial,
+            signed_secs: index.signed_secs,
+            verified,
+            default_system: index.systems[usize::from(index.default_system)]
+                .name
+                .to_string(),
+            systems: systems.collect(),
+        }
+    }
+}
+
+fn list(args: &StoreArgs, json: bool) -> CliResult {
     let keys = args.keys()?;
     let index = args.store().index(&keys)?;
+    if json {
+        return output::print(&output::json(&Listed::of(&index, !keys.is_empty())));
+    }
     let mut text = String::new();
     // Writing to a string cannot fail.
     let _ = writeln!(
