@@ -250,7 +250,7 @@ fn check(files: &[PathBuf]) -> CliResult {
             more => problems.extend(more.iter().cloned()),
         }
     }
-    let invalid = (!problems.is_empty()).then(|| GuestError::Invalid { problems });
+    let invalid = (!problems.is_empty()).then_some(GuestError::Invalid { problems });
     match (others.pop(), invalid) {
         (None, None) => output::print(&format!("{count} definitions are good\n")),
         (Some(only), None) if others.is_empty() => Err(only.into()),
