@@ -27,6 +27,10 @@ const RETRY: Duration = Duration::from_secs(1);
 /// No cursor.
 const HIDE: &[u8] = b"\x1b[?25l";
 
+/// What helps where no driver knows the card.
+const NO_SCREEN: &str = "`guests page on` shows it in a browser; so does this screen if the machine is started by\r\n\
+    `Other consoles and graphics`, `safe graphics` of the boot menu.\r\n";
+
 /// Serves the terminal `tty<terminal>` with the screen of `entry`, also after the guest was started anew; comes back only with an error.
 pub fn show(house: &House, entry: &Entry, terminal: u32) -> io::Result<()> {
     let name = entry.guest.name.as_str();
@@ -37,7 +41,10 @@ pub fn show(house: &House, entry: &Entry, terminal: u32) -> io::Result<()> {
         Err(error) => {
             tty.write_all(CLEAR)?;
             tty.write_all(heading(name, "it has a graphical screen").as_bytes())?;
-            write!(tty, "This machine's screen cannot show it: {error}\r\n")?;
+            write!(
+                tty,
+                "This machine's screen cannot show it: {error}\r\n{NO_SCREEN}"
+            )?;
             return Err(error);
         }
     };
