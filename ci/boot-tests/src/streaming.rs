@@ -39,26 +39,25 @@ pub fn store_of(artifacts: &Artifacts) -> PathBuf {
     artifacts.iso.with_file_name("store")
 }
 
-/// A plain web server (Python's) on a folder of the loopback; ended when dropped.
+/// A web server on a folder of the loopback; ended when dropped.
 #[derive(Debug)]
 pub struct Server {
     child: Child,
     address: SocketAddr,
     log: tempfile::NamedTempFile,
+    /// What nginx wants besides.
+    _dir: Option<tempfile::TempDir>,
 }
 
 impl Server {
-    /// Serves `folder` on `port`, 0 for any.
+    /// Serves `folder` on `port`, 0 for any, by Python's server: HTTP/1.0, a connection for each object, no ranges.
     ///
     /// # Errors
     /// When python3 is missing or does not answer.
-    pub fn start(folder: &Path, port: u16) -> Result<Self, HarnessError> {
+    pub fn python(folder: &Path, port: u16) -> Result<Self, HarnessError> {
         let python = require_tool("python3", "python3", "serve a store")?;
-        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
-            .and_then(|probe| probe.local_addr())
-            .map_err(HarnessError::io("listen on", format!("port {port}")))?;
-        let log = tempfile::NamedTempFile::new()
-            .map_err(HarnessError::io("create a file in", "the temporary folder"))?;
+        let address = free_address(port)?;
+        let log = new_log()?;
         let said = log.reopen().map_err(HarnessError::io("open", log.path()))?;
         let child = Command::new(python)
             .args(["-m", "http.server", &address.port().to_string()])
@@ -68,10 +67,60 @@ impl Server {
             .stderr(said)
             .spawn()
             .map_err(HarnessError::io("start", "python3"))?;
+        Self::there(child, address, log, None)
+    }
+
+    /// Serves `folder` on `port`, 0 for any, by nginx as `builder/docs/serving.md` sets it up.
+    ///
+    /// # Errors
+    /// When nginx is missing or does not answer.
+    pub fn nginx(folder: &Path, port: u16) -> Result<Self, HarnessError> {
+        let nginx = require_tool("nginx", "nginx-light", "serve a store")?;
+        let folder =
+            fs::canonicalize(folder).map_err(HarnessError::io("look for the store", folder))?;
+        let address = free_address(port)?;
+        let log = new_log()?;
+        let dir = tempfile::tempdir().map_err(HarnessError::io(
+            "create a folder in",
+            "the temporary folder",
+        ))?;
+        let server = documented_nginx()
+            .replace("127.0.0.1:8080", &address.to_string())
+            .replace("/srv/gasthaus", &folder.display().to_string());
+        let at = dir.path().display();
+        // Lines as Python's server writes them.
+        let config = format!(
+            "daemon off; master_process off; pid {at}/pid; error_log stderr;\n\
+             events {{ }}\n\
+             http {{ log_format asked '\"$request\" $status'; access_log {} asked;\n\
+             client_body_temp_path {at}/b; proxy_temp_path {at}/p; fastcgi_temp_path {at}/f;\n\
+             uwsgi_temp_path {at}/u; scgi_temp_path {at}/s;\n{server} }}\n",
+            log.path().display()
+        );
+        let file = dir.path().join("nginx.conf");
+        fs::write(&file, config).map_err(HarnessError::io("write", &file))?;
+        let child = Command::new(nginx)
+            .arg("-p")
+            .arg(dir.path())
+            .arg("-c")
+            .arg(&file)
+            .stdin(Stdio::null())
+            .spawn()
+            .map_err(HarnessError::io("start", "nginx"))?;
+        Self::there(child, address, log, Some(dir))
+    }
+
+    fn there(
+        child: Child,
+        address: SocketAddr,
+        log: tempfile::NamedTempFile,
+        dir: Option<tempfile::TempDir>,
+    ) -> Result<Self, HarnessError> {
         let server = Self {
             child,
             address,
             log,
+            _dir: dir,
         };
         until("the web server", || TcpStream::connect(address).is_ok())?;
         Ok(server)
@@ -83,7 +132,7 @@ impl Server {
         self.address
     }
 
-    /// Paths of the requests answered so far, in order: Python's server writes a line for each.
+    /// Paths of the requests answered so far, in the order of their lines in the server's log.
     #[must_use]
     pub fn paths(&self) -> Vec<String> {
         let log = fs::read_to_string(self.log.path()).unwrap_or_default();
@@ -99,6 +148,26 @@ impl Drop for Server {
         let _ = self.child.kill(); // gone already is as good
         let _ = self.child.wait();
     }
+}
+
+fn free_address(port: u16) -> Result<SocketAddr, HarnessError> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+        .and_then(|probe| probe.local_addr())
+        .map_err(HarnessError::io("listen on", format!("port {port}")))
+}
+
+fn new_log() -> Result<tempfile::NamedTempFile, HarnessError> {
+    tempfile::NamedTempFile::new()
+        .map_err(HarnessError::io("create a file in", "the temporary folder"))
+}
+
+/// The configuration that users are told.
+fn documented_nginx() -> &'static str {
+    let page = include_str!("../../../builder/docs/serving.md");
+    let block = page.split("```nginx\n").nth(1);
+    block
+        .and_then(|block| block.split("```").next())
+        .unwrap_or_default()
 }
 
 /// A copy of a store with one more version, the new default: the same layers under another id, so nothing is packed anew.

@@ -44,7 +44,7 @@ fn serve(artifacts: &Artifacts) -> (Server, MutexGuard<'static, ()>) {
     static TURN: Mutex<()> = Mutex::new(());
     let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let server =
-        Server::start(&store_of(artifacts), PORT).unwrap_or_else(|error| panic!("{error}"));
+        Server::nginx(&store_of(artifacts), PORT).unwrap_or_else(|error| panic!("{error}"));
     (server, turn)
 }
 

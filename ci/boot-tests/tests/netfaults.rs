@@ -64,7 +64,7 @@ struct Lab {
 fn lab() -> Lab {
     let artifacts = streaming::artifacts().unwrap_or_else(|error| panic!("{error}"));
     let versions = TwoVersions::make(&artifacts).unwrap_or_else(|error| panic!("{error}"));
-    let server = Server::start(&versions.store(), 0).unwrap_or_else(|error| panic!("{error}"));
+    let server = Server::python(&versions.store(), 0).unwrap_or_else(|error| panic!("{error}"));
     let mirror = || {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         Line::on(any, server.address(), Shape::new(2.0, 400.0), true)
@@ -269,7 +269,7 @@ fn a_stick_keeps_a_cache_by_consent_and_boots_from_it_with_the_server_gone() {
     };
 
     let name = "net-cache-cold";
-    let server = Server::start(&versions.store(), PORT).unwrap_or_else(|error| panic!("{error}"));
+    let server = Server::python(&versions.store(), PORT).unwrap_or_else(|error| panic!("{error}"));
     let mut vm = machine(name).start().unwrap();
     expect(&vm, "Keep a cache on this stick", 0, SOON);
     vm.qmp.send_key(&["k"]).unwrap();
