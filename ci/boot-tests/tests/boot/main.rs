@@ -112,6 +112,12 @@ fn bios_cd_boots_and_is_usable() {
         "",
         "failed units"
     );
+    // As the text behind the log-in says it: without sudo.
+    let listed = done(&mut vm, "guests list");
+    assert!(
+        ["tiny", "debian"].iter().all(|name| listed.contains(name)),
+        "{listed}"
+    );
     sudo(&mut vm);
     assert_screen_shows(&mut vm, name, &xen_mark(&artifacts));
     assert_root_is_writable(&mut vm);

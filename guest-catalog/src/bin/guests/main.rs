@@ -46,8 +46,11 @@ mod xl;
 use clap::{Parser, Subcommand};
 use error::Failure;
 use house::House;
+use std::env;
 use std::error::Error as _;
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{self, ExitCode, Stdio};
 
 /// Starts, shows and stops the guests of this house.
 #[derive(Parser)]
@@ -208,8 +211,32 @@ enum Command {
     HeadStart,
 }
 
+/// Goes on as root in a house where this user may use `sudo` without a password, as its own user may: Xen, QEMU and the guests' states
+/// want root for nearly all that is done here. Elsewhere, and for others, nothing happens; what wants root says so.
+fn become_root() {
+    if rustix::process::geteuid().is_root() || !Path::new("/run/gasthaus").is_dir() {
+        return;
+    }
+    let sudo = || {
+        let mut command = process::Command::new("sudo");
+        command.arg("-n");
+        command
+    };
+    let may = sudo()
+        .arg("true")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    if let (true, Ok(program)) = (may, env::current_exe()) {
+        // Comes back only if it cannot be started.
+        let _ = sudo().arg(program).args(env::args_os().skip(1)).exec();
+    }
+}
+
 fn main() -> ExitCode {
     let args = Args::parse();
+    become_root();
     match run(args.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
