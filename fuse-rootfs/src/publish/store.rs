@@ -27,8 +27,8 @@ pub struct StoreWriter {
     tmp_count: AtomicU64,
     /// Which of the folders of chunks, by their two digits, were there when the store was opened.
     chunk_folders: [bool; 256],
-    /// Whether it has no head yet: no reader takes it for a store.
-    is_begun: bool,
+    /// Whether it had no head when it was opened: no reader takes it for a store.
+    has_no_head: bool,
     /// `None` in a dry run, which writes nothing.
     lock: Option<File>,
 }
@@ -235,7 +235,7 @@ impl StoreWriter {
             tmp_count: AtomicU64::new(0),
             // Behind the lock: the writer before made some.
             chunk_folders: chunk_folders(dir),
-            is_begun: dir.join(HEAD_PATH).try_exists().is_ok_and(|there| !there),
+            has_no_head: dir.join(HEAD_PATH).try_exists().is_ok_and(|there| !there),
             lock: Some(lock),
         };
         writer.sweep()?;
@@ -249,7 +249,7 @@ impl StoreWriter {
             store: Store::at(dir.to_owned()),
             tmp_count: AtomicU64::new(0),
             chunk_folders: chunk_folders(dir),
-            is_begun: false,
+            has_no_head: false,
             lock: None,
         }
     }
@@ -288,7 +288,7 @@ impl StoreWriter {
         parts: &[&[u8]],
     ) -> Result<(), PublishError> {
         let path = kind.path(name);
-        if self.is_begun && kind == ObjectKind::Chunk {
+        if self.has_no_head && kind == ObjectKind::Chunk {
             return self.write_in_place(Path::new(&path), parts);
         }
         self.write(Path::new(&path), parts)
@@ -357,8 +357,8 @@ impl StoreWriter {
             .map_err(|e| PublishError::io("sync the file system of", dir)(e.into()))
     }
 
-    /// Writes a chunk of a store that nobody can read yet. Renaming is a twentieth of the time that a first publish takes, and saves
-    /// nothing here: what a killed one leaves is unpacked and compared by the next before it is relied on, as all chunks are.
+    /// Writes a chunk of a store that nobody can read yet. Renaming takes 3 % of a first publish, and saves nothing
+    /// here: what a killed one leaves is unpacked and compared by the next before it is relied on, as all chunks are.
     fn write_in_place(&self, path: &Path, parts: &[&[u8]]) -> Result<(), PublishError> {
         let place = self.store.dir().join(path);
         let mut created = File::create_new(&place);

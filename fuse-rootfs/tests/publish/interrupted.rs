@@ -87,28 +87,14 @@ fn publishes_for_the_tests_above() {
         return;
     };
     let key = SigningKey::read(&dir.join("a.key"), || None).unwrap();
-    let request = PublishRequest {
-        store: dir.join("store"),
-        images: vec![Image {
-            name: name("base"),
-            path: dir.join("base.erofs"),
-            stacked: None,
-            fixed_bytes: None,
-        }],
-        system: name("demo"),
-        system_label: None,
-        version: Some(name(&std::env::var("GASTHAUS_TEST_VERSION").unwrap())),
-        label: Label::default(),
-        created_secs: 1,
-        signed_secs: 1_750_000_000,
-        packing: Packing::FAST,
-        profiles: vec![],
-        carry_profiles: false,
-        keep: None,
-        dry_run: false,
-        threads: 2,
-        old_keys: vec![],
+    let image = Image {
+        name: name("base"),
+        path: dir.join("base.erofs"),
+        stacked: None,
+        fixed_bytes: None,
     };
+    let version = std::env::var("GASTHAUS_TEST_VERSION").unwrap();
+    let request = request_in(&dir, &version, &[image]);
     publish(&request, &key, &()).unwrap();
 }
 

@@ -52,23 +52,7 @@ impl House {
     }
 
     fn request(&self, version: &str, images: &[Image]) -> PublishRequest {
-        PublishRequest {
-            store: self.path("store"),
-            images: images.to_vec(),
-            system: name("demo"),
-            system_label: None,
-            version: Some(name(version)),
-            label: Label::new("a label").unwrap(),
-            created_secs: 1_700_000_000,
-            signed_secs: 1_750_000_000,
-            packing: Packing::FAST,
-            profiles: vec![],
-            carry_profiles: false,
-            keep: None,
-            dry_run: false,
-            threads: 3,
-            old_keys: vec![],
-        }
+        request_in(self.dir.path(), version, images)
     }
 
     fn publish(&self, version: &str, images: &[Image]) -> Summary {
@@ -113,6 +97,27 @@ impl House {
             .filter(|problem| !problem.contains("is not what `head` says"))
             .collect();
         assert_eq!(problems, Vec::<String>::new());
+    }
+}
+
+/// A publish of `images` into `store` below `dir`.
+fn request_in(dir: &Path, version: &str, images: &[Image]) -> PublishRequest {
+    PublishRequest {
+        store: dir.join("store"),
+        images: images.to_vec(),
+        system: name("demo"),
+        system_label: None,
+        version: Some(name(version)),
+        label: Label::new("a label").unwrap(),
+        created_secs: 1_700_000_000,
+        signed_secs: 1_750_000_000,
+        packing: Packing::FAST,
+        profiles: vec![],
+        carry_profiles: false,
+        keep: None,
+        dry_run: false,
+        threads: 3,
+        old_keys: vec![],
     }
 }
 

@@ -100,12 +100,15 @@ impl Web {
 
     /// Our error for one of `ureq`, with the proxy's name where it was the proxy that was not reached.
     fn failure(&self, error: Error, patience: Duration) -> FetchError {
-        let text = match (refine(error, patience), &self.proxy) {
-            (FetchError::Connect(text), Some(_)) => text,
-            (FetchError::Dns(text), Some(_)) => text.to_owned(),
-            (other, _) => return other,
+        let error = refine(error, patience);
+        let Some(proxy) = &self.proxy else {
+            return error;
         };
-        let proxy = self.proxy.as_deref().unwrap_or_default();
+        let text = match error {
+            FetchError::Connect(text) => text,
+            FetchError::Dns(text) => text.to_owned(),
+            other => return other,
+        };
         FetchError::Connect(format!("by the proxy `{proxy}`: {text}"))
     }
 
