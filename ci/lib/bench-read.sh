@@ -29,16 +29,17 @@ gasthaus=${GASTHAUS:-$(executables --workspace --bin gasthaus | tail -1)}
 read=${BENCH_READ:-$(executables -p fuse-rootfs --example read | grep '/read$')}
 
 mkdir -p "$dir"/{packed,mount,eroot,sroot}
-if [ ! -e "$dir/base.erofs" ]; then
+if [ ! -e "$dir/base.squashfs" ]; then
   iso=${GASTHAUS_ISO:-$dir/first/demo.iso}
   [ -e "$iso" ] || "$gasthaus" build --out "$dir/first" >&2
   rm -rf "$dir/iso"
   xorriso -report_about FAILURE -osirrox on -indev "$iso" -extract /gasthaus "$dir/iso"
   mount -t erofs -o ro "$dir"/iso/*/base.erofs "$dir/packed"
   "$gasthaus" --quiet tools mkfs.erofs -E^inline_data -T1 --quiet "$dir/base.erofs.new" "$dir/packed" >&2
-  mksquashfs "$dir/packed" "$dir/base.squashfs" -comp zstd -b 128K -quiet -no-progress -noappend >&2
+  mksquashfs "$dir/packed" "$dir/base.squashfs.new" -comp zstd -b 128K -quiet -no-progress -noappend >&2
   umount "$dir/packed"
   mv "$dir/base.erofs.new" "$dir/base.erofs"
+  mv "$dir/base.squashfs.new" "$dir/base.squashfs"
 fi
 if [ ! -e "$dir/store/head" ]; then
   rm -f "$dir"/k.*
