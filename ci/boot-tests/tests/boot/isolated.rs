@@ -11,7 +11,7 @@ use boot_tests::{
 use super::network::DOM0_ON_LAN;
 
 /// A guest's start on an emulated processor that has others, too.
-const START_LIMIT: Duration = Duration::from_secs(300);
+pub const START_LIMIT: Duration = Duration::from_secs(300);
 /// dom0 on the bridge of isolated guests and on that of the others, and what it gives the first by their places behind the demo's guests.
 const DOM0: &str = "192.168.78.1";
 const BESIDE: &str = "192.168.77.1";
@@ -49,9 +49,21 @@ pub fn assert_isolated_guests_are_alone(vm: &mut Vm) {
 
 /// Adds a guest like `tiny`, but isolated.
 fn add_cell(vm: &mut Vm) {
-    let cell = [
-        "name = \"cell\"",
-        "description = \"alone\"",
+    add_like_tiny(vm, "cell", "isolated");
+}
+
+/// Adds a guest like `tiny` to a house that runs, on a network of `mode`. sudo must work.
+pub fn add_like_tiny(vm: &mut Vm, name: &str, mode: &str) {
+    write_like_tiny(vm, name, &[format!("network.mode = \"{mode}\"")]);
+    done(vm, "sudo -n guests add /tmp/guest.toml");
+}
+
+/// Writes the definition of a guest like `tiny`, with `more` lines in it.
+pub fn write_like_tiny(vm: &mut Vm, name: &str, more: &[String]) {
+    let name = format!("name = \"{name}\"");
+    let guest = [
+        &*name,
+        "description = \"added\"",
         "licence = \"none\"",
         "modes = [\"pvh\", \"pv\", \"kvm\"]",
         "memory-mib = 96",
@@ -59,12 +71,11 @@ fn add_cell(vm: &mut Vm) {
         "boot.kernel = \"/boot/vmlinuz\"",
         "boot.initrd = \"/var/lib/gasthaus/guests/tiny/initrd.zst\"",
         "boot.cmdline = \"console=hvc0 quiet xen_legacy_crash nofsgsbase\"",
-        "network.mode = \"isolated\"",
         "health.http = { port = 80 }",
     ];
-    let cell = cell.join("\\n");
-    done(vm, &format!("printf '%b\\n' '{cell}' >/tmp/guest.toml"));
-    done(vm, "sudo -n guests add /tmp/guest.toml");
+    let lines = guest.into_iter().chain(more.iter().map(String::as_str));
+    let guest = lines.collect::<Vec<_>>().join("\\n");
+    done(vm, &format!("printf '%b\\n' '{guest}' >/tmp/guest.toml"));
 }
 
 /// By the KVM entry, too, the bridge passes nothing from one isolated guest to another. sudo must work.

@@ -1,6 +1,9 @@
 //! A guest moves from one house to another while it runs: two machines with a cable between them.
 
-use std::time::{Duration, Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use boot_tests::{
     Cable, Firmware, Medium, Qemu, Vm, lan,
@@ -14,6 +17,9 @@ use super::artifacts;
 const JOURNEY_LIMIT: Duration = Duration::from_secs(420);
 /// Most fail within half a minute, if they do.
 const ATTEMPTS: u32 = 8;
+/// How often it is looked whether a guest has its address on the LAN, which takes it ten seconds.
+const LOOKS: u32 = 20;
+const LOOK_PAUSE: Duration = Duration::from_secs(2);
 
 /// Seconds since `tiny`'s kernel started, as its page says: the counter that must go on. `None` without an answer.
 fn uptime(vm: &mut Vm) -> Option<u64> {
@@ -30,6 +36,14 @@ fn tiny(vm: &mut Vm) -> Value {
         .find(|row| row["name"] == "tiny")
         .unwrap()
         .clone()
+}
+
+/// Whether `tiny` has an address on the LAN soon.
+fn gets_an_address(vm: &mut Vm) -> bool {
+    (0..LOOKS).any(|_| {
+        thread::sleep(LOOK_PAUSE);
+        tiny(vm)["lan-address"].is_string()
+    })
 }
 
 /// Waits for `tiny` at this house, in the background; the code it shows.
@@ -56,6 +70,9 @@ fn moves(here: &mut Vm, there: &mut Vm, house: &str) -> bool {
     else {
         return false;
     };
+    if !gets_an_address(here) {
+        return false;
+    }
     let code = invite(there);
     let began = Instant::now();
     let command = format!("sudo -n guests migrate tiny {house} {code}");
@@ -89,6 +106,21 @@ fn open_port(vm: &mut Vm) -> String {
     )
 }
 
+/// dom0 becomes who gives addresses on the LAN.
+fn give_addresses(vm: &mut Vm) {
+    let settings = "/run/systemd/network/20-lan0.network.d";
+    let lines = "[Network]\\nDHCP=no\\nAddress=198.51.100.1/24\\nDHCPServer=yes\\n[DHCPServer]\\nPersistLeases=no";
+    done(vm, &format!("sudo -n mkdir -p {settings}"));
+    done(
+        vm,
+        &format!("printf '{lines}\\n' | sudo -n tee {settings}/server.conf"),
+    );
+    done(
+        vm,
+        "sudo -n networkctl reload && sudo -n networkctl reconfigure lan0",
+    );
+}
+
 #[test]
 #[ignore = "boots VMs: run ci/test boot"]
 fn a_guest_moves_to_another_house() {
@@ -106,7 +138,7 @@ fn a_guest_moves_to_another_house() {
             done(&mut vm, "sudo -n guests stop --now debian");
             vm
         });
-    // Nobody gives addresses here: the kernel's own will do.
+    // Houses find each other without anybody who gives addresses: the kernel's own will do.
     let local = "ip -6 -o address show dev lan0 scope link | grep -v tentative | sed 's/.*inet6 //;s,/.*,,'";
     let address = lan::until(&mut there, local, |said| said.starts_with("fe80::"));
     lan::until(&mut here, local, |said| said.starts_with("fe80::"));
@@ -162,6 +194,7 @@ fn a_guest_moves_to_another_house() {
         said.contains("did not come")
     });
     assert!(said.contains("gives a new code"), "{said}");
+    give_addresses(&mut here);
     let moved = (0..ATTEMPTS).any(|_| moves(&mut here, &mut there, &house));
     assert!(moved, "{}", there.console.tail(60));
 
@@ -175,6 +208,23 @@ fn a_guest_moves_to_another_house() {
     );
     assert_eq!(done(&mut here, "sudo -n xl list | grep -c tiny; true"), "0");
     assert_eq!(open_port(&mut there), "0");
+    // Its card came with it, with the address that it got at its old house, where the next one has other ones.
+    let [address] = lan::guest_addresses(&mut there, &["tiny"])[..] else {
+        unreachable!("one guest was asked for")
+    };
+    assert_eq!(address.octets()[..3], [198, 51, 100]);
+    let started = "sudo -n guests start tiny --mode pv";
+    let started = here.run(started, JOURNEY_LIMIT).unwrap();
+    assert!(
+        started.text.contains("guest `tiny` is up"),
+        "{}",
+        started.text
+    );
+    let next = lan::guest_addresses(&mut here, &["tiny"]);
+    tell(&format!(
+        "tiny has {address} there, the next one {next:?} here"
+    ));
+    assert_ne!(next, [address]);
     // And it is a guest like any other.
     let stopped = there
         .run("sudo -n guests stop tiny", JOURNEY_LIMIT)

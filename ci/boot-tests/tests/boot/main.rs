@@ -27,7 +27,7 @@ use boot_tests::{
 };
 
 use isolated::assert_isolated_guests_are_alone;
-use network::{assert_guests_are_on_the_lan, assert_no_ssh};
+use network::{assert_an_added_guest_joins_the_lan, assert_guests_are_on_the_lan, assert_no_ssh};
 use screens::{assert_painted, assert_screen_shows, assert_screens, assert_the_keyboard_is_german};
 
 /// From power-on to the boot menu, with OVMF the slower firmware.
@@ -140,6 +140,9 @@ fn bios_cd_boots_and_is_usable() {
     assert_screens(&mut vm, name, &xen_mark(&artifacts));
     assert_a_saved_guest_goes_on(&mut vm);
     assert_isolated_guests_are_alone(&mut vm);
+    done(&mut vm, "sudo -n guests stop --now locked");
+    done(&mut vm, "sudo -n guests stop --now cell");
+    assert_an_added_guest_joins_the_lan(&mut vm);
     power_off(&mut vm, name);
 }
 

@@ -13,7 +13,10 @@ use boot_tests::{
 };
 use serde_json::json;
 
-use super::artifacts;
+use super::{
+    artifacts,
+    isolated::{START_LIMIT, add_like_tiny},
+};
 
 /// Nobody answers as an SSH server behind `port` of the loopback address. QEMU itself accepts the connection and closes
 /// it when the machine refuses, so what counts is that no greeting comes.
@@ -36,14 +39,7 @@ pub fn assert_no_ssh(port: u16) {
 /// to its guest; a neighbour of dom0 finds nothing else; and all that again after the cable was out.
 pub fn assert_guests_are_on_the_lan(vm: &mut Vm) {
     let names = ["tiny", "debian"];
-    let addresses = lan::guest_addresses(vm, &names);
-    let mut ways = Vec::new();
-    for (guest, address) in names.into_iter().zip(&addresses) {
-        assert_eq!(address.octets()[..3], [10, 0, 2], "{guest}");
-        let way = lan::way_to(vm, *address, 80);
-        lan::fetch(way, guest);
-        ways.push((guest, way));
-    }
+    let ways = assert_guests_are_reached(vm, &names);
     lan::until(vm, "ip -4 -br address show lan0", |said| {
         said.contains(&DOM0_ON_LAN.to_string())
     });
@@ -56,10 +52,35 @@ pub fn assert_guests_are_on_the_lan(vm: &mut Vm) {
     lan::until(vm, "cat /sys/class/net/en*/carrier", |said| said == "0");
     assert_guests_answer_dom0(vm);
     vm.qmp.set_link("net0", true).unwrap();
-    for (guest, way) in ways {
+    for (guest, way) in names.into_iter().zip(ways) {
         lan::fetch(way, guest);
     }
     lan::fetch(forward, "tiny");
+}
+
+/// A guest that is added to the house while it runs joins the LAN like the others. sudo must work.
+pub fn assert_an_added_guest_joins_the_lan(vm: &mut Vm) {
+    add_like_tiny(vm, "visitor", "bridge");
+    let started = vm.run("sudo -n guests start visitor", START_LIMIT).unwrap();
+    assert!(
+        started.text.contains("guest `visitor` is up"),
+        "{}",
+        started.text
+    );
+    assert_guests_are_reached(vm, &["visitor"]);
+}
+
+/// `names` have addresses of the LAN, and their pages answer there from outside: ports of this host that lead to them.
+pub fn assert_guests_are_reached(vm: &mut Vm, names: &[&str]) -> Vec<u16> {
+    let addresses = lan::guest_addresses(vm, names);
+    let pairs = names.iter().zip(addresses);
+    let reach = |(guest, address): (&&str, Ipv4Addr)| {
+        assert_eq!(address.octets()[..3], [10, 0, 2], "{guest}");
+        let way = lan::way_to(vm, address, 80);
+        lan::fetch(way, guest);
+        way
+    };
+    pairs.map(reach).collect()
 }
 
 /// The address that QEMU's DHCP server gives to the machine's first card, and so to dom0.

@@ -12,7 +12,8 @@ use boot_tests::{
 
 use super::{
     MENU_LIMIT, artifacts, isolated::assert_isolated_guests_of_kvm_are_alone,
-    pointer::assert_a_tablet_moves_a_pcs_pointer, screens::assert_a_pc_is_used_in_a_browser,
+    network::assert_guests_are_reached, pointer::assert_a_tablet_moves_a_pcs_pointer,
+    screens::assert_a_pc_is_used_in_a_browser,
 };
 
 /// A guest of the catalogue and the file its image is.
@@ -71,6 +72,8 @@ fn the_kvm_entry_runs_the_same_guests_and_a_pc() {
     }
     let page = done(&mut vm, "curl -s http://192.168.77.11/");
     assert!(page.contains("tiny"), "{page}");
+    // Their second cards are plugged in while they run, here too.
+    assert_guests_are_reached(&mut vm, &["tiny", "debian"]);
     // What a screen or the page in a browser does: the log shows what is said, QEMU hears what is typed.
     let typing =
         "(sleep 1; printf 'nobody\\r'; sleep 9) | sudo -n guests attach debian | tr '\\r' ' '";

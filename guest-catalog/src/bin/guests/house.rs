@@ -2,6 +2,7 @@
 use crate::error::Failure;
 use crate::machines;
 use crate::program::{MACHINES, QEMU};
+use crate::state;
 use guest_catalog::address::Mac;
 use guest_catalog::{
     BootFrom, Catalogue, Entry, Guest, Mode, Placement, QemuHouse, QemuPlace, render_qemu,
@@ -82,14 +83,18 @@ impl House {
         Ok(Catalogue::read_dir(&self.guests())?)
     }
 
-    /// Hardware address of the guest's card on the LAN, if it is to have one. Two houses of one image on one LAN give different ones.
+    /// Hardware address of the guest's card on the LAN, if it is to have one. Two houses of one image on one LAN give different ones,
+    /// and so does one house after the guest has left it with its card.
     pub fn lan_mac(&self, entry: &Entry) -> Option<Mac> {
         let mac = entry.lan_mac?;
         if entry.guest.network.lan_mac.is_some() {
             return Some(mac);
         }
-        let card = Mac::parse(self.read(&format!("run/gasthaus/{LAN_CARD}")).trim());
-        Some(card.map_or(mac, |card| mac.in_house(card)))
+        let Some(card) = Mac::parse(self.read(&format!("run/gasthaus/{LAN_CARD}")).trim()) else {
+            return Some(mac);
+        };
+        let left = state::departures(self, &entry.guest.name);
+        Some((0..left).fold(mac.in_house(card), |mac, _| mac.in_house(card)))
     }
 
     /// Notes the first card that joined the LAN's bridge: guests' addresses there stay when another one takes its place.

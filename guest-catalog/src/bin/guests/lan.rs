@@ -8,21 +8,22 @@
 //!   carrier, or has no default route after a while, and another is better off, that one takes its place.
 //! - A card that the root streams over stays as it is.
 //! - Guests that are up get their second card when there is a `lan0`; they ask the LAN's DHCP server by it.
-//! - What they ask for is heard ([`crate::lan_leases`]), for `guests list`.
+//! - What they ask for and say they have is heard ([`crate::lan_leases`]), for `guests list`.
 //!
 //! systemd-networkd does the work: it is told by files in `/run/systemd/network` (systemd.network(5), `Bridge=`).
+use crate::definitions::Definitions;
 use crate::error::Failure;
-use crate::house::House;
+use crate::house::{House, Hypervisor};
 use crate::lan_leases::Listener;
 use crate::program::{self, NETWORKCTL};
 use crate::state::{Record, State};
-use crate::xl::Toolstack;
-use guest_catalog::Catalogue;
-use guest_catalog::address::LAN_BRIDGE;
+use crate::xl::{Domain, Toolstack};
+use guest_catalog::address::{LAN_BRIDGE, Mac};
+use guest_catalog::{Catalogue, tap_name};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -53,11 +54,8 @@ struct Card {
     routed: bool,
 }
 
-/// Looks after the LAN until the machine is switched off; comes back only where nobody is to join it.
-pub fn keep(house: &House, tools: &dyn Toolstack, catalogue: &Catalogue) {
-    if !catalogue.entries().iter().any(|e| e.lan_mac.is_some()) {
-        return;
-    }
+/// Looks after the LAN until the machine is switched off.
+pub fn keep(house: &House, tools: &dyn Toolstack, catalogue: &Catalogue) -> ! {
     let changes = match changes() {
         Ok(socket) => Some(socket),
         Err(error) => {
@@ -65,19 +63,25 @@ pub fn keep(house: &House, tools: &dyn Toolstack, catalogue: &Catalogue) {
             None
         }
     };
-    let mut lan = Lan::new(house, tools, catalogue);
+    let mut lan = Lan::new(house, tools, catalogue.clone());
     let mut listener = None;
     loop {
-        lan.look_at_cards();
+        lan.definitions.refresh(house);
+        if lan.is_wanted() {
+            lan.look_at_cards();
+        }
         if house.has_bridge(LAN_BRIDGE) {
             // First: guests ask as soon as they are plugged in.
             listener = listener.or_else(|| {
-                Listener::new(house, catalogue)
+                Listener::new(house)
                     .inspect_err(|error| {
-                        println!("guests: the LAN's leases are not heard: {error}")
+                        println!("guests: the LAN's addresses are not heard: {error}")
                     })
                     .ok()
             });
+            if let Some(listener) = &mut listener {
+                listener.know(lan.guests_cards());
+            }
             lan.plug_guests();
         }
         wait(changes.as_ref(), listener.as_mut());
@@ -100,9 +104,13 @@ fn wait(changes: Option<&Socket>, mut listener: Option<&mut Listener>) {
         let Ok(timeout) = Timespec::try_from(left) else {
             return;
         };
-        let mut fds = Vec::with_capacity(2);
+        let mut fds = Vec::with_capacity(3);
         if let Some(listener) = listener.as_deref() {
-            fds.push(PollFd::new(listener.socket(), PollFlags::IN));
+            fds.extend(
+                listener
+                    .sockets()
+                    .map(|socket| PollFd::new(socket, PollFlags::IN)),
+            );
         }
         if let Some(changes) = changes {
             fds.push(PollFd::new(changes, PollFlags::IN));
@@ -132,7 +140,7 @@ fn wait(changes: Option<&Socket>, mut listener: Option<&mut Listener>) {
 struct Lan<'h> {
     house: &'h House,
     tools: &'h dyn Toolstack,
-    catalogue: &'h Catalogue,
+    definitions: Definitions,
     /// The card that is a port of the bridge.
     port: Option<String>,
     /// Since when it is, or when changing it last failed.
@@ -145,18 +153,37 @@ struct Lan<'h> {
 }
 
 impl<'h> Lan<'h> {
-    fn new(house: &'h House, tools: &'h dyn Toolstack, catalogue: &'h Catalogue) -> Self {
+    fn new(house: &'h House, tools: &'h dyn Toolstack, catalogue: Catalogue) -> Self {
         let port = cards(house).into_iter().find(|card| is_port(house, card));
         Self {
             house,
             tools,
-            catalogue,
+            definitions: Definitions::new(house, catalogue),
             port: port.map(|card| card.name),
             since: Instant::now(),
             failed: false,
             names: BTreeMap::new(),
             refused: BTreeMap::new(),
         }
+    }
+
+    /// Whether any guest is to be on the LAN.
+    fn is_wanted(&self) -> bool {
+        let entries = self.definitions.catalogue().entries();
+        entries.iter().any(|entry| entry.lan_mac.is_some())
+    }
+
+    /// All cards that guests of this house may have on the LAN: those it gives, and those that came from other houses.
+    fn guests_cards(&self) -> BTreeSet<Mac> {
+        let entries = self.definitions.catalogue().entries().iter();
+        let given = entries.filter_map(|entry| self.house.lan_mac(entry));
+        let ids = names(self.house);
+        let ids: Vec<u32> = ids.iter().filter_map(|name| domain_of(name, 1)).collect();
+        let came = match ids[..] {
+            [] => BTreeMap::new(),
+            _ => self.tools.lan_cards(&ids),
+        };
+        given.chain(came.into_values()).collect()
     }
 
     /// Puts another card into the bridge, if there is a better one.
@@ -210,18 +237,13 @@ impl<'h> Lan<'h> {
 
     /// Gives their second card to guests that are up and have none.
     fn plug_guests(&mut self) {
-        for id in self.with_one_card() {
+        for (id, name) in self.with_one_card() {
             let tried = self.refused.get(&id);
             if tried.is_some_and(|when| when.elapsed() < RETRY) {
                 continue;
             }
-            let Some(name) = self.name_of(id) else {
-                continue;
-            };
-            let entries = self.catalogue.entries().iter();
-            let entry = entries
-                .clone()
-                .find(|entry| entry.guest.name.as_str() == name);
+            let mut entries = self.definitions.catalogue().entries().iter();
+            let entry = entries.find(|entry| entry.guest.name.as_str() == name);
             let Some((entry, mac)) =
                 entry.and_then(|entry| Some((entry, self.house.lan_mac(entry)?)))
             else {
@@ -230,7 +252,7 @@ impl<'h> Lan<'h> {
             if Record::load(self.house, &entry.guest.name).state != State::Up {
                 continue;
             }
-            match self.tools.plug(&name, &mac.to_string(), LAN_BRIDGE) {
+            match self.tools.plug(&name, mac, LAN_BRIDGE) {
                 Ok(()) => println!("guests: guest `{name}` has a card on the LAN"),
                 Err(failure) => {
                     println!("guests: {}", failure.in_one_line());
@@ -240,14 +262,34 @@ impl<'h> Lan<'h> {
         }
     }
 
-    /// Numbers of the domains that have a first card, and no second.
-    fn with_one_card(&self) -> Vec<u32> {
-        let names = names(self.house);
-        let ids = names.iter().filter_map(|name| {
-            let id = name.strip_prefix("vif")?.strip_suffix(".0")?.parse().ok()?;
-            (!names.contains(&format!("vif{id}.1"))).then_some(id)
-        });
-        ids.collect()
+    /// Numbers and names of the guests that have a first card, and no second.
+    fn with_one_card(&mut self) -> Vec<(u32, String)> {
+        let there = names(self.house);
+        if self.house.hypervisor() == Hypervisor::Kvm {
+            return self.machines_with_one_card(&there);
+        }
+        let ids = there.iter().filter_map(|name| domain_of(name, 0));
+        let ids = ids.filter(|id| !there.contains(&format!("vif{id}.1")));
+        ids.filter_map(|id| Some((id, self.name_of(id)?))).collect()
+    }
+
+    /// Of QEMU's guests: their cards are called by their hardware addresses.
+    fn machines_with_one_card(&self, there: &[String]) -> Vec<(u32, String)> {
+        let domains = match self.tools.domains() {
+            Ok(domains) => domains,
+            Err(failure) => {
+                println!("guests: {}", failure.in_one_line());
+                return Vec::new();
+            }
+        };
+        let has_one = |domain: &Domain| {
+            let mut entries = self.definitions.catalogue().entries().iter();
+            let entry = entries.find(|entry| entry.guest.name.as_str() == domain.name);
+            let lan = entry.and_then(|entry| self.house.lan_mac(entry));
+            !domain.dead && lan.is_some_and(|mac| !there.contains(&tap_name(mac)))
+        };
+        let domains = domains.into_iter().filter(has_one);
+        domains.map(|domain| (domain.id, domain.name)).collect()
     }
 
     fn name_of(&mut self, id: u32) -> Option<String> {
@@ -262,6 +304,12 @@ impl<'h> Lan<'h> {
         }
         self.names.get(&id).cloned()
     }
+}
+
+/// The number of the domain whose card `index` the interface `name` leads to.
+fn domain_of(name: &str, index: u32) -> Option<u32> {
+    let (id, at) = name.strip_prefix("vif")?.split_once('.')?;
+    (at.parse() == Ok(index)).then(|| id.parse().ok())?
 }
 
 /// The card to make the port of the bridge; `None` if it is the right one, or there is none to choose. `patient`: the port that

@@ -1,7 +1,5 @@
 use super::*;
 use crate::testing::{ListTools, house};
-use crate::xl::Domain;
-use guest_catalog::address::Mac;
 use std::path::Path;
 
 fn card(name: &str, carrier: bool, routed: bool) -> Card {
@@ -98,6 +96,16 @@ fn only_wired_cards_that_nothing_hangs_on_may_join() {
     assert!(cards(&house)[0].routed);
 }
 
+fn domain(name: &str, id: u32) -> Domain {
+    Domain {
+        name: name.into(),
+        id,
+        memory_mib: 128,
+        dead: false,
+        crashed: false,
+    }
+}
+
 #[test]
 fn guests_that_are_up_get_their_second_card_once() {
     let (dir, house, catalogue) = house(&[("one", 1), ("two", 2)]);
@@ -105,19 +113,13 @@ fn guests_that_are_up_get_their_second_card_once() {
     let tools = ListTools::new(1000);
     for (index, name) in ["one", "two"].into_iter().enumerate() {
         let id = index as u32 + 1;
-        tools.0.lock().unwrap().domains.push(Domain {
-            name: name.into(),
-            id,
-            memory_mib: 128,
-            dead: false,
-            crashed: false,
-        });
+        tools.0.lock().unwrap().domains.push(domain(name, id));
         add_card(dir.path(), &format!("vif{id}.0"), 10 + id, "1\n");
     }
     let first = &catalogue.entries()[0];
     let enter = |state| Record::default().enter(&house, &first.guest.name, state, None);
     enter(State::Starting).unwrap();
-    let mut lan = Lan::new(&house, &tools, &catalogue);
+    let mut lan = Lan::new(&house, &tools, catalogue.clone());
     lan.plug_guests();
     assert_eq!(tools.log(), [""; 0]);
     enter(State::Up).unwrap();
@@ -143,4 +145,66 @@ fn guests_that_are_up_get_their_second_card_once() {
     add_card(dir.path(), "vif7.0", 30, "1\n");
     lan.plug_guests();
     assert_eq!(tools.log(), [plugged.as_str(), plugged.as_str()]);
+    // It left with that card: what is started here after it has another one.
+    crate::state::note_departure(&house, &first.guest.name).unwrap();
+    let second_life = house.lan_mac(first).unwrap();
+    assert!(second_life != here && second_life != there);
+    // One that came from another house keeps the card that it had there.
+    let theirs = BTreeMap::from([(7, there)]);
+    tools.0.lock().unwrap().lan_cards = theirs;
+    add_card(dir.path(), "vif7.1", 31, "1\n");
+    let cards = lan.guests_cards();
+    assert!(cards.contains(&there) && cards.contains(&second_life) && !cards.contains(&here));
+}
+
+#[test]
+fn guests_that_are_added_get_their_card_too() {
+    let (dir, house, catalogue) = house(&[("one", 1)]);
+    let tools = ListTools::new(1000);
+    let mut lan = Lan::new(&house, &tools, Catalogue::new(Vec::new()).unwrap());
+    assert!(!lan.is_wanted());
+    std::thread::sleep(Duration::from_millis(20));
+    let definition = house.guests().join("one/guest.toml");
+    let file = fs::File::options().append(true).open(definition).unwrap();
+    file.set_modified(std::time::SystemTime::now()).unwrap();
+    lan.definitions.refresh(&house);
+    assert!(lan.is_wanted());
+    let entry = &catalogue.entries()[0];
+    tools.0.lock().unwrap().domains.push(domain("one", 3));
+    let mut record = Record::default();
+    record
+        .enter(&house, &entry.guest.name, State::Up, None)
+        .unwrap();
+    add_card(dir.path(), "vif3.0", 9, "1\n");
+    lan.plug_guests();
+    assert_eq!(
+        tools.log(),
+        [format!("plug one {} lan0", entry.lan_mac.unwrap())]
+    );
+}
+
+#[test]
+fn without_xen_cards_are_known_by_their_hardware_addresses() {
+    let (dir, house, catalogue) = house(&[("one", 1), ("two", 2)]);
+    write(dir.path(), "proc/cmdline", "gasthaus.hypervisor=kvm\n");
+    let tools = ListTools::new(1000);
+    for (entry, id) in catalogue.entries().iter().zip(70..) {
+        tools
+            .0
+            .lock()
+            .unwrap()
+            .domains
+            .push(domain(entry.guest.name.as_str(), id));
+        let mut record = Record::default();
+        record
+            .enter(&house, &entry.guest.name, State::Up, None)
+            .unwrap();
+        add_card(dir.path(), &tap_name(entry.mac), 10 + id, "1\n");
+    }
+    let mut lan = Lan::new(&house, &tools, catalogue.clone());
+    let second = &catalogue.entries()[1];
+    add_card(dir.path(), &tap_name(second.lan_mac.unwrap()), 20, "1\n");
+    lan.plug_guests();
+    let first = catalogue.entries()[0].lan_mac.unwrap();
+    assert_eq!(tools.log(), [format!("plug one {first} lan0")]);
 }

@@ -5,7 +5,7 @@ use crate::house::{House, Hypervisor};
 use crate::state::{Record, State};
 use crate::xl::{Domain, toolstack};
 use crate::{lan_leases, screens};
-use guest_catalog::address::Mac;
+use guest_catalog::address::{LAN_BRIDGE, Mac};
 use guest_catalog::{Catalogue, Entry, Mode};
 use serde::Serialize;
 use std::net::Ipv4Addr;
@@ -72,17 +72,21 @@ fn domains(house: &House) -> Result<Vec<Domain>, Failure> {
 
 /// Asks the LAN for the addresses that running guests have there.
 fn tell_lan(house: &House, entries: &[Entry], rows: &mut [Row]) {
-    let runs = |row: &Row| row.domain_id.is_some();
-    let cards: Vec<Mac> = entries
-        .iter()
-        .zip(rows.iter())
-        .filter_map(|(entry, row)| house.lan_mac(entry).filter(|_| runs(row)))
-        .collect();
-    let found = lan_leases::confirmed(house, &cards);
-    for (entry, row) in entries.iter().zip(rows).filter(|(_, row)| runs(row)) {
-        row.lan_address = house
-            .lan_mac(entry)
-            .and_then(|mac| found.get(&mac).copied());
+    let ids: Vec<u32> = rows.iter().filter_map(|row| row.domain_id).collect();
+    if ids.is_empty() || !house.has_bridge(LAN_BRIDGE) {
+        return;
+    }
+    let theirs = toolstack(house).lan_cards(&ids);
+    let card = |entry: &Entry, row: &Row| -> Option<Mac> {
+        let theirs = theirs.get(&row.domain_id?).copied();
+        theirs.or_else(|| house.lan_mac(entry))
+    };
+    let pairs = entries.iter().zip(rows.iter());
+    let cards: Vec<Option<Mac>> = pairs.map(|(entry, row)| card(entry, row)).collect();
+    let asked: Vec<Mac> = cards.iter().copied().flatten().collect();
+    let found = lan_leases::confirmed(house, &asked);
+    for (card, row) in cards.into_iter().zip(rows) {
+        row.lan_address = card.and_then(|mac| found.get(&mac).copied());
     }
 }
 

@@ -109,6 +109,7 @@ pub fn migrate(house: &House, entry: &Entry, there: &str, code: &str) -> Result<
         Ok(journey) => {
             let mut record = Record::default();
             record.enter(house, name, State::Stopped, moving("it moved to"))?;
+            state::note_departure(house, name)?;
             Ok(journey)
         }
         Err(failure) => {

@@ -7,7 +7,7 @@ use crate::house::House;
 use crate::machines;
 use crate::program::{self, IP, QEMU};
 use crate::xl::{Domain, Toolstack};
-use guest_catalog::address::QUIET_BRIDGE;
+use guest_catalog::address::{Mac, QUIET_BRIDGE};
 use guest_catalog::{Entry, screen, tap_name};
 use rustix::process::{Pid, Signal, getpgid, kill_process, setpriority_pgrp};
 use serde_json::{Value, json};
@@ -30,6 +30,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 /// Longest answer that is read, in lines and bytes: events come in between.
 const MAX_LINES: usize = 1000;
 const MAX_LINE_BYTES: u64 = 1 << 20;
+const LAN_NETDEV: &str = "lan";
+/// The last but one place of the PC's bus: Linux calls a card there `ens30`, in every guest.
+const LAN_SLOT: &str = "0x1e";
 /// What stays for dom0 itself when memory is counted, and what QEMU takes beside a guest's memory.
 const RESERVE_MIB: u64 = 96;
 
@@ -241,11 +244,31 @@ impl Toolstack for Qemu<'_> {
         Ok(())
     }
 
-    fn plug(&self, _: &str, _: &str, _: &str) -> Result<(), Failure> {
-        // The PCs that QEMU emulates here have no slot for a card that comes later.
-        Err(Failure::XenOnly {
-            attempt: "give a running guest a card on the LAN",
-        })
+    /// By hot-plugging (ACPI): systems that do not know it do without. The card is a port of the bridge before the guest sees it,
+    /// and asks by it.
+    fn plug(&self, name: &str, mac: Mac, bridge: &str) -> Result<(), Failure> {
+        let tap = tap_name(mac);
+        let mut monitor = self.monitor(name)?;
+        let line = json!({
+            "type": "tap", "id": LAN_NETDEV, "ifname": tap, "script": "no", "downscript": "no",
+        });
+        monitor.execute("netdev_add", line)?;
+        let purpose = format!("give guest `{name}` a card on the LAN");
+        let mut commands = connecting(&tap, bridge).into_iter();
+        let plugged = commands
+            .try_for_each(|words| program::run(IP, &words, &purpose, ANSWER_LIMIT).map(drop))
+            .and_then(|()| {
+                let card = json!({
+                    "driver": "virtio-net-pci", "netdev": LAN_NETDEV, "mac": mac.to_string(),
+                    "bus": "pci.0", "addr": LAN_SLOT, "romfile": "",
+                });
+                monitor.execute("device_add", card).map(drop)
+            });
+        if plugged.is_err() {
+            // Without it there is no tap, and it is tried again.
+            monitor.execute("netdev_del", json!({ "id": LAN_NETDEV }))?;
+        }
+        plugged
     }
 
     /// A guest with a kernel of ours gets Ctrl+Alt+Del, which every Linux takes, and QEMU ends where it would restart the

@@ -8,6 +8,8 @@ use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// More are not told apart.
+const DEPARTURES_MAX: u32 = 1000;
 const LOCK_POLL: Duration = Duration::from_millis(100);
 
 /// How a guest fares.
@@ -86,6 +88,27 @@ impl Record {
                 source,
             })
     }
+}
+
+/// How often `name` left for another house since power-on.
+pub fn departures(house: &House, name: &GuestName) -> u32 {
+    let count = fs::read_to_string(path(house, name, "departures")).unwrap_or_default();
+    count
+        .trim()
+        .parse()
+        .map_or(0, |count: u32| count.min(DEPARTURES_MAX))
+}
+
+/// Counts one more.
+pub fn note_departure(house: &House, name: &GuestName) -> Result<(), Failure> {
+    let (path, count) = (path(house, name, "departures"), departures(house, name) + 1);
+    folder(house)
+        .and_then(|()| fs::write(&path, count.to_string()))
+        .map_err(|source| Failure::File {
+            attempt: "write state",
+            path,
+            source,
+        })
 }
 
 /// Held while a command works on a guest, or on what all of them need.
@@ -170,6 +193,12 @@ mod tests {
         assert_eq!(Record::load(&house, &name), record);
         fs::write(path(&house, &name, "json"), "{ damaged").unwrap();
         assert_eq!(Record::load(&house, &name), Record::default());
+
+        assert_eq!(departures(&house, &name), 0);
+        for _ in 0..2 {
+            note_departure(&house, &name).unwrap();
+        }
+        assert_eq!(departures(&house, &name), 2);
 
         let held = lock(&house, &name, Duration::ZERO).unwrap();
         assert!(matches!(

@@ -2,7 +2,9 @@
 use crate::error::Failure;
 use crate::house::House;
 use crate::xl::{Domain, Toolstack};
+use guest_catalog::address::Mac;
 use guest_catalog::{Catalogue, Guest};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -11,6 +13,8 @@ use std::sync::Mutex;
 pub struct Inner {
     pub domains: Vec<Domain>,
     pub free_mib: u64,
+    /// What domains have on the LAN.
+    pub lan_cards: BTreeMap<u32, Mac>,
     /// `name/mode` pairs whose creation fails.
     pub refused: Vec<String>,
     /// Everything that was asked, in order.
@@ -74,10 +78,14 @@ impl Toolstack for ListTools {
         Ok(String::new())
     }
 
-    fn plug(&self, name: &str, mac: &str, bridge: &str) -> Result<(), Failure> {
+    fn plug(&self, name: &str, mac: Mac, bridge: &str) -> Result<(), Failure> {
         let mut inner = self.0.lock().unwrap();
         inner.log.push(format!("plug {name} {mac} {bridge}"));
         Ok(())
+    }
+
+    fn lan_cards(&self, _: &[u32]) -> BTreeMap<u32, Mac> {
+        self.0.lock().unwrap().lan_cards.clone()
     }
 
     fn shutdown(&self, name: &str) -> Result<(), Failure> {

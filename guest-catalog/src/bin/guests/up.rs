@@ -44,7 +44,7 @@ pub fn run(house: &House) -> Result<(), Failure> {
         announce(house, hypervisor, 0, guests.len());
         // Who starts one finds its screen, its place in the LAN, and somebody who looks after it.
         let starter = Starter::new(house, &*tools);
-        return look_after(house, hypervisor, &starter, &catalogue);
+        return look_after(house, &starter, &catalogue);
     }
     if hypervisor == Hypervisor::Kvm {
         if let Err(failure) = tools.prepare() {
@@ -81,22 +81,15 @@ pub fn run(house: &House) -> Result<(), Failure> {
         });
         let up = collect(house, &guests, &told, limit);
         announce(house, hypervisor, up, guests.len());
-        look_after(house, hypervisor, &starter, &catalogue)
+        look_after(house, &starter, &catalogue)
     })
 }
 
 /// What goes on behind the ready line, until the machine is switched off.
-fn look_after(
-    house: &House,
-    hypervisor: Hypervisor,
-    starter: &Starter<'_>,
-    catalogue: &Catalogue,
-) -> Result<(), Failure> {
+fn look_after(house: &House, starter: &Starter<'_>, catalogue: &Catalogue) -> Result<(), Failure> {
     thread::scope(|scope| {
         scope.spawn(|| screens::serve(house));
-        if hypervisor == Hypervisor::Xen {
-            scope.spawn(|| lan::keep(house, starter.tools, catalogue));
-        }
+        scope.spawn(|| lan::keep(house, starter.tools, catalogue));
         watch::for_ever(house, starter, catalogue.clone())
     })
 }

@@ -1,14 +1,14 @@
 //! After the start: guests that crash are started again, a few times, with longer and longer pauses; those that end by themselves
 //! stay down. What changes is shown on the house's screen.
 use crate::consoles::say;
+use crate::definitions::Definitions;
 use crate::front;
 use crate::house::House;
 use crate::start::Starter;
 use crate::state::{Record, State};
 use guest_catalog::{Catalogue, Entry};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// How often the domains are looked at.
 const PAUSE: Duration = Duration::from_secs(15);
@@ -22,35 +22,15 @@ const RECOVERED: Duration = Duration::from_secs(600);
 const MISSING_LOOKS: u32 = 2;
 
 /// Watches until the machine is switched off.
-pub fn for_ever(house: &House, starter: &Starter<'_>, mut catalogue: Catalogue) -> ! {
+pub fn for_ever(house: &House, starter: &Starter<'_>, catalogue: Catalogue) -> ! {
     let mut seen = Seen::default();
-    let mut known = written(house);
+    let mut definitions = Definitions::new(house, catalogue);
     loop {
         std::thread::sleep(PAUSE);
-        // Guests may be added or changed meanwhile; a definition that is wrong is told by who reads it next.
-        let now = written(house);
-        if now != known
-            && let Ok(fresh) = house.catalogue()
-        {
-            (catalogue, known) = (fresh, now);
-        }
-        once(house, starter, &catalogue, &mut seen);
+        definitions.refresh(house);
+        once(house, starter, definitions.catalogue(), &mut seen);
         front::paint(house);
     }
-}
-
-/// When each definition was last written, by its path: an edited one changes nothing in the folder above it.
-fn written(house: &House) -> BTreeMap<PathBuf, Option<SystemTime>> {
-    let folders = std::fs::read_dir(house.guests());
-    let folders = folders.into_iter().flatten().flatten();
-    let definitions = folders.map(|folder| folder.path().join("guest.toml"));
-    let time = |path: &PathBuf| std::fs::metadata(path)?.modified();
-    definitions
-        .map(|path| {
-            let time = time(&path).ok();
-            (path, time)
-        })
-        .collect()
 }
 
 /// What earlier looks saw, by guest.
@@ -160,21 +140,6 @@ fn remember(house: &House, entry: &Entry, record: &mut Record, state: State, rea
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_edited_definition_is_noticed() {
-        let (_dir, house, _) = crate::testing::house(&[("tiny", 1)]);
-        let before = written(&house);
-        assert_eq!(before.len(), 1);
-        assert_eq!(written(&house), before);
-        let (path, time) = before.first_key_value().unwrap();
-        let file = std::fs::File::options().append(true).open(path).unwrap();
-        let later = time.unwrap() + Duration::from_secs(5);
-        file.set_modified(later).unwrap();
-        assert_ne!(written(&house), before);
-        std::fs::remove_file(path).unwrap();
-        assert_ne!(written(&house), before);
-    }
     use crate::testing::{ListTools, house};
 
     #[test]

@@ -3,6 +3,7 @@
 //! A message is four 32-bit words in the machine's byte order (kind, request, transaction, length of what follows) and up to
 //! 4096 bytes (`xen/include/public/io/xs_wire.h`; what the requests mean: `docs/misc/xenstore.txt`, both of Xen 4.20).
 use crate::daemons::STORE_SOCKET;
+use guest_catalog::address::Mac;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -58,6 +59,12 @@ impl Store {
             }
         }
         Ok(None)
+    }
+
+    /// Hardware address of card `index` (from 0) of domain `id`, as its backend in this dom0 has it.
+    pub fn card_of(&mut self, id: u32, index: u32) -> io::Result<Option<Mac>> {
+        let mac = self.read(&format!("/local/domain/0/backend/vif/{id}/{index}/mac"))?;
+        Ok(mac.and_then(|mac| Mac::parse(&mac)))
     }
 
     fn list(&mut self, path: &str) -> io::Result<Vec<String>> {
@@ -143,6 +150,22 @@ mod tests {
         assert_eq!(found, Some((12, "/dev/pts/3".into())));
         assert_eq!(store.console("debian").unwrap(), None);
         assert_eq!(store.console_of(99).unwrap(), None);
+    }
+
+    #[test]
+    fn tells_the_hardware_address_of_a_card() {
+        let mut store = served(&[
+            (
+                READ,
+                "/local/domain/0/backend/vif/7/1/mac",
+                b"00:16:3e:01:02:03",
+            ),
+            (READ, "/local/domain/0/backend/vif/8/1/mac", b"none"),
+        ]);
+        let mac = Some(Mac([0x00, 0x16, 0x3e, 1, 2, 3]));
+        assert_eq!(store.card_of(7, 1).unwrap(), mac);
+        assert_eq!(store.card_of(7, 0).unwrap(), None);
+        assert_eq!(store.card_of(8, 1).unwrap(), None);
     }
 
     #[test]

@@ -5,7 +5,10 @@ use crate::error::Failure;
 use crate::house::{House, Hypervisor};
 use crate::program::{self, XL};
 use crate::qemu::Qemu;
+use crate::xenstore::Store;
+use guest_catalog::address::Mac;
 use guest_catalog::{Entry, screen};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -40,7 +43,12 @@ pub trait Toolstack: Sync {
     }
     fn create(&self, name: &str, config: &Path) -> Result<(), Failure>;
     /// Plugs a card with this hardware address into a running guest and into `bridge`.
-    fn plug(&self, name: &str, mac: &str, bridge: &str) -> Result<(), Failure>;
+    fn plug(&self, name: &str, mac: Mac, bridge: &str) -> Result<(), Failure>;
+    /// Hardware addresses of the cards that domains have on the LAN, by their numbers, where they may be others than this house
+    /// gives: a guest keeps its card on the way to another house. Empty where nobody tells.
+    fn lan_cards(&self, _ids: &[u32]) -> BTreeMap<u32, Mac> {
+        BTreeMap::new()
+    }
     /// Asks the guest to end; comes back at once.
     fn shutdown(&self, name: &str) -> Result<(), Failure>;
     /// Makes the machine ready for guests; at once, if it is.
@@ -81,6 +89,8 @@ const DESTROY_LIMIT: Duration = Duration::from_secs(60);
 const DESTROY_PAUSE: Duration = Duration::from_secs(1);
 /// Limit for questions; an emulated machine with a busy disk has needed 8 s.
 const ASK_LIMIT: Duration = Duration::from_secs(60);
+/// The house's card is 0, that on the LAN is plugged in behind it.
+const LAN_CARD: u32 = 1;
 /// Limit for building a domain, device scripts included.
 const CREATE_LIMIT: Duration = Duration::from_secs(120);
 
@@ -116,7 +126,7 @@ impl Toolstack for Xl {
         .map(drop)
     }
 
-    fn plug(&self, name: &str, mac: &str, bridge: &str) -> Result<(), Failure> {
+    fn plug(&self, name: &str, mac: Mac, bridge: &str) -> Result<(), Failure> {
         let (mac, bridge) = (format!("mac={mac}"), format!("bridge={bridge}"));
         program::run(
             XL,
@@ -125,6 +135,14 @@ impl Toolstack for Xl {
             CREATE_LIMIT,
         )
         .map(drop)
+    }
+
+    fn lan_cards(&self, ids: &[u32]) -> BTreeMap<u32, Mac> {
+        let Ok(mut store) = Store::connect() else {
+            return BTreeMap::new();
+        };
+        let card = |id: &u32| Some((*id, store.card_of(*id, LAN_CARD).ok()??));
+        ids.iter().filter_map(card).collect()
     }
 
     fn shutdown(&self, name: &str) -> Result<(), Failure> {
