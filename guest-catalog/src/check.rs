@@ -69,12 +69,13 @@ impl Guest {
             }
         }
         if self.health.http.is_none()
+            && self.health.tcp.is_none()
             && self.health.console.is_none()
             && self.health.screen.is_none()
         {
             conflict(
                 "health".into(),
-                "needs one of `http`, `console`, `screen`: how else to know that the guest is up"
+                "needs one of `http`, `tcp`, `console`, `screen`: how else to know that the guest is up"
                     .into(),
             );
         }
@@ -113,11 +114,17 @@ impl Guest {
                     .into(),
             );
         }
-        if self.health.http.is_some() && self.network.mode == NetworkMode::None {
-            conflict(
-                "health.http".into(),
-                "cannot be fetched: `network.mode` is `none`".into(),
-            );
+        let asked = [
+            ("health.http", self.health.http.is_some(), "fetched"),
+            ("health.tcp", self.health.tcp.is_some(), "connected to"),
+        ];
+        for (key, _, done) in asked.into_iter().filter(|(_, is_asked, _)| *is_asked) {
+            if self.network.mode == NetworkMode::None {
+                conflict(
+                    key.into(),
+                    format!("cannot be {done}: `network.mode` is `none`"),
+                );
+            }
         }
         self.check_network(&mut conflict);
         if self

@@ -244,13 +244,16 @@ pub enum Access {
     ReadOnly,
 }
 
-/// How to find out that a guest is up: an HTTP fetch, a text on its console or screen, or several of them.
+/// How to find out that a guest is up: an HTTP fetch, a TCP connection, a text on its console or screen, or several of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Health {
     /// A page of the guest that dom0 fetches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpHealth>,
+    /// A TCP port of the guest that dom0 connects to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<TcpHealth>,
     /// Text that appears on the guest's console.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "one-line"))]
@@ -293,6 +296,19 @@ pub struct HttpHealth {
     pub path: String,
     /// Text the body must contain; without it the guest's name.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "one-line"))]
+    pub expect: Option<String>,
+}
+
+/// A TCP port of the guest that dom0 connects to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct TcpHealth {
+    /// TCP port.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u16,
+    /// Text that the server says first, e.g. `SSH-2.0`; without it, that it takes the connection is enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "one-line"))]
     pub expect: Option<String>,
 }

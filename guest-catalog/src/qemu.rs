@@ -26,8 +26,8 @@ pub struct QemuPlace {
     pub initrd: Option<PathBuf>,
     /// One raw image for each of the guest's disks, in the same order.
     pub disks: Vec<PathBuf>,
-    /// Host port that leads to the port of `health.http`, on loopback.
-    pub forwarded_port: Option<u16>,
+    /// Ports on the host's loopback, and the ports of the guest that they lead to.
+    pub forwarded_ports: Vec<(u16, u16)>,
     /// In the house, beside the other guests; else alone, on a host where nothing is kept.
     pub house: Option<QemuHouse>,
 }
@@ -108,12 +108,10 @@ pub fn render_qemu(guest: &Guest, place: &QemuPlace) -> Vec<OsString> {
         NetworkMode::None => args.add(&["-nic", "none"]),
         // Alone on a host, all of them are behind QEMU's own translation of addresses.
         NetworkMode::Bridge | NetworkMode::Nat | NetworkMode::Isolated => {
-            let forward = match (&guest.health.http, place.forwarded_port) {
-                (Some(http), Some(port)) => {
-                    format!(",hostfwd=tcp:127.0.0.1:{port}-:{}", http.port)
-                }
-                _ => String::new(),
-            };
+            let forwards = place.forwarded_ports.iter();
+            let forward: String = forwards
+                .map(|(host, guest)| format!(",hostfwd=tcp:127.0.0.1:{host}-:{guest}"))
+                .collect();
             // Old systems have no driver for a paravirtual card.
             let model = if guest.boot.from == BootFrom::Kernel {
                 "virtio-net-pci"

@@ -530,7 +530,7 @@ fn every_field_of_a_pc_wrong_in_turn() {
         (
             "screen = \"ready\"\n",
             "",
-            "line 19: `health` needs one of `http`, `console`, `screen`",
+            "line 19: `health` needs one of `http`, `tcp`, `console`, `screen`",
         ),
         (
             "type = \"fd0\"",

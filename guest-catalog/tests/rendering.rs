@@ -37,7 +37,7 @@ fn rendering_is_as_kept() {
                 kernel: None,
                 initrd: None,
                 disks: vec![folder.join("a,b.img")],
-                forwarded_port: None,
+                forwarded_ports: Vec::new(),
                 house: None,
             };
             let house = QemuPlace {

@@ -410,7 +410,7 @@ fn try_guest(args: &TryArgs, cx: &Context) -> CliResult {
             command,
             &Watch {
                 guest,
-                page_port: ready.page_port,
+                ports: ready.ports,
                 limit: Duration::from_secs(limit),
                 picture: args.picture.as_deref(),
                 folder: scratch.path(),

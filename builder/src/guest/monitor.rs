@@ -89,6 +89,13 @@ impl Monitor {
         Ok(screen::text_of(answer.as_str().unwrap_or_default()))
     }
 
+    /// Whether QEMU's network has a connection that the guest took at its TCP `port`.
+    pub(super) fn has_connection_to(&mut self, port: u16) -> Result<bool, TryError> {
+        let arguments = json!({ "command-line": "info usernet" });
+        let answer = self.execute("human-monitor-command", arguments)?;
+        Ok(is_connected(answer.as_str().unwrap_or_default(), port))
+    }
+
     /// Types `text` and Enter.
     pub(super) fn type_line(&mut self, text: &str) -> Result<(), TryError> {
         for name in text.chars().filter_map(key_name).chain(["ret".to_owned()]) {
@@ -107,6 +114,17 @@ impl Monitor {
         let arguments = json!({ "filename": path, "format": "png" });
         self.execute("screendump", arguments).map(|_| ())
     }
+}
+
+/// Lines of libslirp: `Protocol[State] FD Source Port Dest Port RecvQ SendQ`.
+fn is_connected(table: &str, port: u16) -> bool {
+    table.lines().any(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [state, _, _, _, _, to, ..] = words[..] else {
+            return false;
+        };
+        state == "TCP[ESTABLISHED]" && to.parse() == Ok(port)
+    })
 }
 
 fn lost(source: io::Error) -> TryError {

@@ -1,14 +1,14 @@
 //! One guest booted alone in QEMU, watched until it is up as its definition says.
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use gasthaus_rootfs::sandbox::die_with_parent;
-use guest_catalog::{Entry, Guest, QemuPlace, Source, render_qemu};
+use guest_catalog::{Entry, Guest, QemuPlace, Source, TcpHealth, render_qemu};
 
 use super::image::SEED_NAME;
 use super::monitor::Monitor;
@@ -21,6 +21,10 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 /// Most of a console that is read, in bytes, and of a page.
 const MAX_CONSOLE_BYTES: u64 = 1 << 20;
 const MAX_PAGE_BYTES: u64 = 256 << 10;
+/// What a server says first: the most that is read, how long it may take, and the pause between two looks.
+const MAX_GREETING_BYTES: usize = 4096;
+const GREETING_LIMIT: Duration = Duration::from_secs(3);
+const GREETING_PAUSE: Duration = Duration::from_millis(500);
 /// What an error shows of the console.
 const SHOWN_LINES: usize = 12;
 
@@ -29,8 +33,36 @@ const SHOWN_LINES: usize = 12;
 pub struct Ready {
     /// QEMU's arguments for the guest, without accelerator, screen and serial port.
     pub arguments: Vec<std::ffi::OsString>,
-    /// Port on loopback that leads to its page.
-    pub page_port: Option<u16>,
+    /// Ports on loopback that lead to what its health check asks.
+    pub ports: Ports,
+}
+
+/// Ports on this host's loopback that lead into the guest.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ports {
+    /// To its page, `health.http`.
+    pub page: Option<u16>,
+    /// To `health.tcp`.
+    pub tcp: Option<u16>,
+}
+
+impl Ports {
+    /// Free ones for all that the guest's health check asks.
+    fn free(guest: &Guest) -> Result<Self, TryError> {
+        let health = &guest.health;
+        Ok(Self {
+            page: health.http.as_ref().map(|_| free_port()).transpose()?,
+            tcp: health.tcp.as_ref().map(|_| free_port()).transpose()?,
+        })
+    }
+
+    /// Each with the guest's port that it leads to.
+    fn pairs(self, guest: &Guest) -> Vec<(u16, u16)> {
+        let health = &guest.health;
+        let page = self.page.zip(health.http.as_ref().map(|http| http.port));
+        let tcp = self.tcp.zip(health.tcp.as_ref().map(|tcp| tcp.port));
+        page.into_iter().chain(tcp).collect()
+    }
 }
 
 /// The image of a guest as its publisher made it, found and verified.
@@ -85,10 +117,7 @@ pub fn ready(
             (raw, None)
         }
     };
-    let page_port = match guest.health.http {
-        Some(_) => Some(free_port()?),
-        None => None,
-    };
+    let ports = Ports::free(guest)?;
     let beside = |name: &str| {
         places
             .iter()
@@ -115,12 +144,12 @@ pub fn ready(
                 other => beside(other).unwrap_or_else(|| PathBuf::from(other)),
             })
             .collect(),
-        forwarded_port: page_port,
+        forwarded_ports: ports.pairs(guest),
         house: None,
     };
     Ok(Ready {
         arguments: render_qemu(guest, &place),
-        page_port,
+        ports,
     })
 }
 
@@ -137,8 +166,8 @@ fn free_port() -> Result<u16, TryError> {
 pub struct Watch<'a> {
     /// The guest.
     pub guest: &'a Guest,
-    /// Port of its page.
-    pub page_port: Option<u16>,
+    /// Ports that lead into it.
+    pub ports: Ports,
     /// How long it may take.
     pub limit: Duration,
     /// Where a picture of its screen goes once it is up.
@@ -203,8 +232,7 @@ fn watch_until_up(
             monitor.type_line(&answer.r#type)?;
             answers.next();
         }
-        let missing = missing(watch, &console, &screen);
-        let Some(missing) = missing else {
+        let Some(missing) = missing(watch, &mut monitor, &console, &screen)? else {
             let took = started.elapsed();
             if let Some(path) = watch.picture {
                 monitor.picture(path)?;
@@ -235,30 +263,79 @@ fn watch_until_up(
 }
 
 /// What the guest still lacks to be up.
-fn missing(watch: &Watch<'_>, console: &str, screen: &str) -> Option<String> {
+fn missing(
+    watch: &Watch<'_>,
+    monitor: &mut Monitor,
+    console: &str,
+    screen: &str,
+) -> Result<Option<String>, TryError> {
     let health = &watch.guest.health;
     if let Some(text) = health
         .console
         .as_ref()
         .filter(|text| !console.contains(*text))
     {
-        return Some(format!("its console has not said `{text}`"));
+        return Ok(Some(format!("its console has not said `{text}`")));
     }
     if let Some(text) = health
         .screen
         .as_ref()
         .filter(|text| !screen.contains(*text))
     {
-        return Some(format!("its screen does not show `{text}`"));
+        return Ok(Some(format!("its screen does not show `{text}`")));
     }
-    let http = health.http.as_ref()?;
-    let port = watch.page_port?;
-    let expected = watch.guest.expected_text().unwrap_or_default();
-    match page(port, &http.path) {
-        Ok(page) if page.contains(expected) => None,
-        Ok(_) => Some(format!("its page does not say `{expected}`")),
-        Err(error) => Some(format!("its page cannot be fetched: {error}")),
+    if let (Some(http), Some(port)) = (&health.http, watch.ports.page) {
+        let expected = watch.guest.expected_text().unwrap_or_default();
+        let missing = match page(port, &http.path) {
+            Ok(page) if page.contains(expected) => None,
+            Ok(_) => Some(format!("its page does not say `{expected}`")),
+            Err(error) => Some(format!("its page cannot be fetched: {error}")),
+        };
+        if missing.is_some() {
+            return Ok(missing);
+        }
     }
+    match (&health.tcp, watch.ports.tcp) {
+        (Some(tcp), Some(port)) => no_answer(tcp, port, monitor),
+        _ => Ok(None),
+    }
+}
+
+/// Why the guest's port, to which `port` of this host leads, does not answer as expected; `None` if it does.
+fn no_answer(
+    tcp: &TcpHealth,
+    port: u16,
+    monitor: &mut Monitor,
+) -> Result<Option<String>, TryError> {
+    let mut said = String::new();
+    let asked = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).and_then(|mut stream| {
+        stream.set_read_timeout(Some(GREETING_PAUSE))?;
+        let mut block = [0; MAX_GREETING_BYTES];
+        let (mut length, ends) = (0, Instant::now() + GREETING_LIMIT);
+        // Without a text to wait for, one pause is what the connection gets to be made in.
+        while length < block.len() && Instant::now() < ends {
+            match stream.read(&mut block[length..]) {
+                Ok(0) => break,
+                Ok(count) => length += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+            said = String::from_utf8_lossy(&block[..length]).into_owned();
+            if tcp.expect.as_ref().is_none_or(|text| said.contains(text)) {
+                break;
+            }
+        }
+        Ok(stream)
+    });
+    let number = tcp.port;
+    Ok(match (asked, &tcp.expect) {
+        (Err(error), _) => Some(format!("its port {number} does not answer: {error}")),
+        (Ok(_), Some(text)) if said.contains(text) => None,
+        (Ok(_), Some(text)) => Some(format!("its port {number} does not say `{text}`")),
+        // QEMU itself takes every connection: whether the guest did is asked while it is there.
+        (Ok(_stream), None) if monitor.has_connection_to(number)? => None,
+        (Ok(_), None) => Some(format!("nobody takes a connection at its port {number}")),
+    })
 }
 
 /// A page by HTTP/1.0 over loopback: the answer as it comes, head and body.

@@ -61,7 +61,7 @@ function row(guest) {
   const state = made("td");
   state.append(made("span", doing ? `${guest.state}: ${doing} …` : guest.state, `state ${doing ? "busy" : guest.state}`));
   if (guest.restarts) state.append(made("small", `started again ${guest.restarts} times`));
-  if (guest.reason) state.append(made("small", guest.reason, "why"));
+  for (const why of [guest.trouble, guest.reason]) if (why) state.append(made("small", why, "why"));
   const buttons = made("td", undefined, "do");
   const button = (kind, word, does, enabled) => {
     const made_ = made("button", word);

@@ -1,15 +1,18 @@
-//! Whether a guest is up: its page is fetched, its console read.
+//! Whether a guest is up: its page is fetched, its port connected to, its console read.
 use crate::house::House;
 use crate::xl::Toolstack;
 use guest_catalog::Entry;
 use std::io::{Read as _, Seek as _, SeekFrom};
-use std::time::Duration;
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
 
 /// A guest answers within milliseconds or is still booting.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 const FETCH_LIMIT: Duration = Duration::from_secs(5);
 /// Most of a page that is read to find the text in it.
 const BODY_MAX_BYTES: u64 = 256 * 1024;
+/// Most of what a server says first that is read.
+const GREETING_MAX_BYTES: usize = 4096;
 /// Most of a console log that is read.
 const LOG_MAX_BYTES: u64 = 1024 * 1024;
 
@@ -63,16 +66,58 @@ pub fn look(
             ));
         }
     }
-    if let (Some(http), Some(expected)) = (&entry.guest.health.http, entry.guest.expected_text()) {
-        let Some(address) = entry.address else {
-            return Err("it has no address".into());
-        };
+    look_again(entry)
+}
+
+/// One look at what can be looked at again and again: the guest's servers.
+pub fn look_again(entry: &Entry) -> Result<(), String> {
+    let health = &entry.guest.health;
+    let address = || entry.address.ok_or("it has no address");
+    if let (Some(http), Some(expected)) = (&health.http, entry.guest.expected_text()) {
+        let address = address()?;
         fetch(
             &format!("http://{address}:{}{}", http.port, http.path),
             expected,
         )?;
     }
+    if let Some(tcp) = &health.tcp {
+        let place = SocketAddr::from((address()?, tcp.port));
+        connect(place, tcp.expect.as_deref())?;
+    }
     Ok(())
+}
+
+/// Connects to `place`, and waits there for the text `expected`, if any.
+fn connect(place: SocketAddr, expected: Option<&str>) -> Result<(), String> {
+    let failed = |error| format!("nobody takes a connection at `{place}`: {error}");
+    let mut stream = TcpStream::connect_timeout(&place, CONNECT_LIMIT).map_err(failed)?;
+    let Some(expected) = expected else {
+        return Ok(());
+    };
+    let deadline = Instant::now() + FETCH_LIMIT;
+    let (mut said, mut block) = (Vec::new(), [0; 512]);
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Zero would be no limit; whoever speaks slowly has no more time for that.
+        let limit = stream.set_read_timeout(Some(left.max(Duration::from_millis(1))));
+        match limit.and_then(|()| stream.read(&mut block)) {
+            Ok(0) => {
+                return Err(format!(
+                    "`{place}` ends the connection without the text `{expected}`"
+                ));
+            }
+            Ok(count) => said.extend_from_slice(&block[..count]),
+            Err(error) => {
+                return Err(format!("`{place}` does not say `{expected}`: {error}"));
+            }
+        }
+        if String::from_utf8_lossy(&said).contains(expected) {
+            return Ok(());
+        }
+        if said.len() > GREETING_MAX_BYTES || left.is_zero() {
+            return Err(format!("`{place}` does not say `{expected}`"));
+        }
+    }
 }
 
 fn fetch(url: &str, expected: &str) -> Result<(), String> {
@@ -158,5 +203,34 @@ mod tests {
                 .unwrap_err()
                 .contains("cannot be fetched")
         );
+    }
+
+    #[test]
+    fn a_port_must_take_connections_and_say_what_is_expected() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let place = listener.local_addr().unwrap();
+        assert_eq!(connect(place, None), Ok(()));
+        let server = std::thread::spawn(move || {
+            for said in ["", "SSH-", "SSH-2.0-x\r\n", "220 mail\r\n"] {
+                let (mut stream, _) = listener.accept().unwrap();
+                for byte in said.bytes() {
+                    stream.write_all(&[byte]).unwrap();
+                }
+            }
+            // One that never ends.
+            let (mut stream, _) = listener.accept().unwrap();
+            while stream.write_all(&[b'x'; 512]).is_ok() {}
+        });
+        let outcome = |expected| connect(place, Some(expected));
+        assert!(
+            outcome("SSH-2.0")
+                .unwrap_err()
+                .contains("ends the connection")
+        );
+        assert_eq!(outcome("SSH-2.0"), Ok(()));
+        assert!(outcome("SSH-2.0").unwrap_err().contains("`SSH-2.0`"));
+        assert!(outcome("SSH-2.0").unwrap_err().contains("does not say"));
+        server.join().unwrap();
+        assert!(connect(place, None).unwrap_err().contains("nobody takes"));
     }
 }

@@ -137,7 +137,7 @@ impl House {
                 .into_iter()
                 .map(|disk| disk.target)
                 .collect(),
-            forwarded_port: None,
+            forwarded_ports: Vec::new(),
             house: Some(QemuHouse {
                 address: placement.address,
                 sockets: self.machines(),

@@ -30,6 +30,10 @@ struct Row {
     screen: Option<u32>,
     /// For how many seconds it has been in this state.
     for_secs: u64,
+    /// `ok` or `failing`, of a guest that is up: what the house's last looks at its servers say.
+    health: Option<&'static str>,
+    /// Why it is failing.
+    trouble: Option<String>,
     reason: Option<String>,
 }
 
@@ -120,7 +124,31 @@ fn row(house: &House, catalogue: &Catalogue, entry: &Entry, domains: &[Domain]) 
         domain_id: domain.map(|domain| domain.id),
         screen: screens::terminal(catalogue, guest.name.as_str()),
         for_secs: (house.uptime().as_secs()).saturating_sub(record.since_uptime_secs),
+        health: (state == State::Up.as_str()).then_some(match record.trouble {
+            None => "ok",
+            Some(_) => "failing",
+        }),
+        trouble: record.trouble,
         reason: record.reason,
+    }
+}
+
+/// For how long a guest has been up.
+fn uptime(row: &Row) -> String {
+    match row.health {
+        Some(_) => lasted(row.for_secs),
+        None => "-".to_owned(),
+    }
+}
+
+/// A time, in the two largest units that it has.
+fn lasted(secs: u64) -> String {
+    let (minutes, hours, days) = (secs / 60, secs / 3600, secs / 86400);
+    match secs {
+        0..60 => format!("{secs}s"),
+        60..3600 => format!("{minutes}m{}s", secs % 60),
+        3600..86400 => format!("{hours}h{}m", minutes % 60),
+        _ => format!("{days}d{}h", hours % 24),
     }
 }
 
@@ -132,6 +160,8 @@ fn table(rows: &[Row]) -> String {
         "ADDRESS",
         "LAN",
         "MEMORY",
+        "UPTIME",
+        "HEALTH",
         "DESCRIPTION",
     ];
     let heading = heading.map(str::to_owned);
@@ -145,6 +175,8 @@ fn table(rows: &[Row]) -> String {
             told(row.address),
             told(row.lan_address),
             format!("{} MiB", row.memory_mib),
+            uptime(row),
+            row.health.unwrap_or("-").to_owned(),
             row.description.clone(),
         ]);
     }
@@ -155,13 +187,13 @@ fn table(rows: &[Row]) -> String {
             .max()
             .unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..6).map(width).collect();
+    let widths: Vec<usize> = (0..8).map(width).collect();
     let mut out = String::new();
     for line in &lines {
         for (cell, width) in line.iter().zip(&widths) {
             out.push_str(&format!("{cell:<width$}  "));
         }
-        out.push_str(&line[6]);
+        out.push_str(&line[8]);
         out.push('\n');
     }
     for row in rows {
@@ -170,7 +202,7 @@ fn table(rows: &[Row]) -> String {
             1 => Some("it was started again once".to_owned()),
             times => Some(format!("it was started again {times} times")),
         };
-        for note in row.reason.iter().chain(&restarts) {
+        for note in row.reason.iter().chain(&row.trouble).chain(&restarts) {
             out.push_str(&format!("{}: {note}\n", row.name));
         }
     }
@@ -180,7 +212,17 @@ fn table(rows: &[Row]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state;
     use crate::testing::house;
+
+    #[test]
+    fn times_are_told_in_two_units() {
+        let told = [0, 59, 60, 3599, 3600, 86399, 86400, 1_000_000].map(lasted);
+        let expected = [
+            "0s", "59s", "1m0s", "59m59s", "1h0m", "23h59m", "1d0h", "11d13h",
+        ];
+        assert_eq!(told, expected);
+    }
 
     #[test]
     fn list_shows_domains_and_records() {
@@ -193,6 +235,7 @@ mod tests {
         record
             .enter(&house, &entries[2].guest.name, State::Up, None)
             .unwrap();
+        state::note_trouble(&house, &entries[2].guest.name, Some("silent".into())).unwrap();
         record
             .enter(
                 &house,
@@ -216,11 +259,12 @@ mod tests {
         rows[2].lan_address = Some(Ipv4Addr::new(10, 0, 2, 16));
         assert_eq!(
             table(&rows),
-            "NAME  STATE    MODE  ADDRESS        LAN        MEMORY   DESCRIPTION\n\
-             dead  crashed  -     192.168.77.10  -          128 MiB  x\n\
-             down  failed   -     192.168.77.11  -          128 MiB  x\n\
-             up    up       pv    192.168.77.12  10.0.2.16  128 MiB  x\n\
-             down: no memory\n"
+            "NAME  STATE    MODE  ADDRESS        LAN        MEMORY   UPTIME  HEALTH   DESCRIPTION\n\
+             dead  crashed  -     192.168.77.10  -          128 MiB  -       -        x\n\
+             down  failed   -     192.168.77.11  -          128 MiB  -       -        x\n\
+             up    up       pv    192.168.77.12  10.0.2.16  128 MiB  0s      failing  x\n\
+             down: no memory\n\
+             up: silent\n"
         );
         assert!(
             serde_json::to_string(&rows)

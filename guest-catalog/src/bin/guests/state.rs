@@ -50,6 +50,8 @@ pub struct Record {
     pub mode: Option<Mode>,
     /// Why it is in this state, where that is not plain.
     pub reason: Option<String>,
+    /// Why it does not seem well, though it was seen up.
+    pub trouble: Option<String>,
     /// How often it died and was started again.
     pub restarts: u32,
     /// Its domain was built before the house's own start, which has not looked at it yet.
@@ -75,7 +77,12 @@ impl Record {
     ) -> Result<(), Failure> {
         self.state = state;
         self.reason = reason;
+        self.trouble = None;
         self.since_uptime_secs = house.uptime().as_secs();
+        self.save(house, name)
+    }
+
+    fn save(&self, house: &House, name: &GuestName) -> Result<(), Failure> {
         let (path, fresh) = (path(house, name, "json"), path(house, name, "json.new"));
         // A record of strings and numbers always serialises.
         let text = serde_json::to_string_pretty(self).unwrap_or_default();
@@ -88,6 +95,23 @@ impl Record {
                 source,
             })
     }
+}
+
+/// Notes how a guest that is up seems now, unless somebody works on it.
+pub fn note_trouble(
+    house: &House,
+    name: &GuestName,
+    trouble: Option<String>,
+) -> Result<(), Failure> {
+    let Ok(_held) = lock(house, name, Duration::ZERO) else {
+        return Ok(());
+    };
+    let mut record = Record::load(house, name);
+    if record.state == State::Up && record.trouble != trouble {
+        record.trouble = trouble;
+        record.save(house, name)?;
+    }
+    Ok(())
 }
 
 /// How often `name` left for another house since power-on.
@@ -193,6 +217,19 @@ mod tests {
         assert_eq!(Record::load(&house, &name), record);
         fs::write(path(&house, &name, "json"), "{ damaged").unwrap();
         assert_eq!(Record::load(&house, &name), Record::default());
+
+        let trouble = || Record::load(&house, &name).trouble;
+        note_trouble(&house, &name, Some("silent".into())).unwrap();
+        assert_eq!(trouble(), None, "only who is up can be unwell");
+        record.enter(&house, &name, State::Up, None).unwrap();
+        note_trouble(&house, &name, Some("silent".into())).unwrap();
+        assert_eq!(trouble().as_deref(), Some("silent"));
+        let held = lock(&house, &name, Duration::ZERO).unwrap();
+        note_trouble(&house, &name, None).unwrap();
+        assert_eq!(trouble().as_deref(), Some("silent"), "somebody works on it");
+        drop(held);
+        note_trouble(&house, &name, None).unwrap();
+        assert_eq!(trouble(), None);
 
         assert_eq!(departures(&house, &name), 0);
         for _ in 0..2 {

@@ -3,11 +3,13 @@
 use crate::consoles::say;
 use crate::definitions::Definitions;
 use crate::front;
+use crate::health;
 use crate::house::House;
 use crate::start::Starter;
-use crate::state::{Record, State};
+use crate::state::{self, Record, State};
 use guest_catalog::{Catalogue, Entry};
 use std::collections::BTreeMap;
+use std::thread;
 use std::time::Duration;
 
 /// How often the domains are looked at.
@@ -21,14 +23,23 @@ const RECOVERED: Duration = Duration::from_secs(600);
 /// Looks at which a domain must be missing before it counts as ended: a reboot replaces it within seconds.
 const MISSING_LOOKS: u32 = 2;
 
+/// Looks at which a guest must not answer before that is told.
+const SILENT_LOOKS: u32 = 2;
+
 /// Watches until the machine is switched off.
 pub fn for_ever(house: &House, starter: &Starter<'_>, catalogue: Catalogue) -> ! {
     let mut seen = Seen::default();
     let mut definitions = Definitions::new(house, catalogue);
     loop {
-        std::thread::sleep(PAUSE);
+        thread::sleep(PAUSE);
         definitions.refresh(house);
         once(house, starter, definitions.catalogue(), &mut seen);
+        look_after_health(
+            house,
+            definitions.catalogue(),
+            &mut seen,
+            &health::look_again,
+        );
         front::paint(house);
     }
 }
@@ -40,11 +51,46 @@ struct Seen {
     missing: BTreeMap<String, u32>,
     /// Dom0's uptime when its domain was first seen dead.
     dead: BTreeMap<String, Duration>,
+    /// Looks at which a guest that is up did not answer.
+    silent: BTreeMap<String, u32>,
+}
+
+/// One look at the servers of all guests that are up, at the same time: who does not answer must not delay the others.
+fn look_after_health(
+    house: &House,
+    catalogue: &Catalogue,
+    seen: &mut Seen,
+    look: &(dyn Fn(&Entry) -> Result<(), String> + Sync),
+) {
+    let up = |entry: &&Entry| Record::load(house, &entry.guest.name).state == State::Up;
+    let entries: Vec<&Entry> = catalogue.entries().iter().filter(up).collect();
+    let outcomes: Vec<Result<(), String>> = thread::scope(|scope| {
+        let looks: Vec<_> = entries
+            .iter()
+            .map(|entry| scope.spawn(|| look(entry)))
+            .collect();
+        // A look that panics says nothing of the guest.
+        let joined = looks.into_iter().map(|look| look.join().unwrap_or(Ok(())));
+        joined.collect()
+    });
+    for (entry, outcome) in entries.into_iter().zip(outcomes) {
+        let name = &entry.guest.name;
+        let trouble = outcome.err();
+        let looks = seen.silent.entry(name.to_string()).or_default();
+        *looks = trouble.as_ref().map_or(0, |_| *looks + 1);
+        // One look may meet a guest that is busy.
+        if trouble.is_some() && *looks < SILENT_LOOKS {
+            continue;
+        }
+        if let Err(failure) = state::note_trouble(house, name, trouble) {
+            println!("guests: {}", failure.in_one_line());
+        }
+    }
 }
 
 /// One look at all guests.
 fn once(house: &House, starter: &Starter<'_>, catalogue: &Catalogue, seen: &mut Seen) {
-    let Seen { missing, dead } = seen;
+    let Seen { missing, dead, .. } = seen;
     let domains = match starter.tools.domains() {
         Ok(domains) => domains,
         Err(failure) => return println!("guests: {}", failure.in_one_line()),
@@ -140,6 +186,30 @@ fn remember(house: &House, entry: &Entry, record: &mut Record, state: State, rea
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guest_that_does_not_answer_twice_is_told_of_until_it_does() {
+        let (_dir, house, catalogue) = house(&[("tiny", 1), ("web", 2)]);
+        let names = || catalogue.entries().iter().map(|entry| &entry.guest.name);
+        for name in names() {
+            let mut record = Record::default();
+            record.enter(&house, name, State::Up, None).unwrap();
+        }
+        let mut seen = Seen::default();
+        let mut troubles = |silent: &str| -> Vec<Option<String>> {
+            let look = |entry: &Entry| match entry.guest.name.as_str() == silent {
+                true => Err("silent".to_owned()),
+                false => Ok(()),
+            };
+            look_after_health(&house, &catalogue, &mut seen, &look);
+            let records = names().map(|name| Record::load(&house, name));
+            records.map(|record| record.trouble).collect()
+        };
+        assert_eq!(troubles("web"), [None, None]);
+        assert_eq!(troubles("web"), [None, Some("silent".into())]);
+        assert_eq!(troubles("tiny"), [None, None]);
+        assert_eq!(troubles("web"), [None, None], "it begins anew");
+    }
     use crate::testing::{ListTools, house};
 
     #[test]
