@@ -240,8 +240,17 @@ pub enum Access {
     /// The guest writes to a layer in dom0's RAM, which is lost at power-off.
     #[default]
     CopyOnWrite,
-    /// Nobody writes; the guest sees a read-only disk.
+    /// The guest writes to a layer on the file system labelled `gasthaus-data`, which stays; where there is none, to dom0's RAM.
+    Persistent,
+    /// Nobody writes; the guest sees a read-only disk, which others may see, too.
     ReadOnly,
+}
+
+impl Access {
+    /// Whether the guest may write.
+    pub fn is_writable(self) -> bool {
+        self != Self::ReadOnly
+    }
 }
 
 /// How to find out that a guest is up: an HTTP fetch, a TCP connection, a text on its console or screen, or several of them.

@@ -153,8 +153,8 @@ fn drive(disk: &Disk, index: usize, kept: bool) -> String {
     // QEMU writes to a file of its own that vanishes with it.
     let access = match disk.access {
         Access::ReadOnly => ",readonly=on",
-        Access::CopyOnWrite if kept => "",
-        Access::CopyOnWrite => ",snapshot=on",
+        Access::CopyOnWrite | Access::Persistent if kept => "",
+        Access::CopyOnWrite | Access::Persistent => ",snapshot=on",
     };
     format!("id=disk{index},format=raw,{bus}{media}{access},file=")
 }

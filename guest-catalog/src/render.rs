@@ -3,7 +3,7 @@
 //! `xl.cfg` is Python-like text (xl.cfg(5)); disks and network cards are comma-separated inside strings. Nothing is
 //! escaped: a value that would need it is refused ([`GuestError::Unrenderable`]), which cannot be got wrong.
 use crate::address::{BRIDGE_ADDRESS, BRIDGE_PREFIX_LEN, Mac, house_address};
-use crate::{Access, BootFrom, Entry, Guest, GuestError, Mode, format};
+use crate::{BootFrom, Entry, Guest, GuestError, Mode, format};
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -48,7 +48,7 @@ impl Placement {
         let place = |path: &str| folder.join(path);
         let guest = &entry.guest;
         let disks = guest.disks.iter().map(|disk| {
-            let writable = disk.access == Access::CopyOnWrite;
+            let writable = disk.access.is_writable();
             let target = if writable {
                 Path::new("/dev/mapper").join(cow_device_name(guest, &disk.device))
             } else {

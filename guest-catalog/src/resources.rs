@@ -1,5 +1,5 @@
 //! What guests need of the machine, and sums of it.
-use crate::{Access, Guest, Source};
+use crate::{Guest, Source};
 use serde::Serialize;
 use std::iter::Sum;
 use std::ops::Add;
@@ -36,7 +36,7 @@ impl Resources {
         let writable = guest
             .disks
             .iter()
-            .filter(|disk| disk.access == Access::CopyOnWrite)
+            .filter(|disk| disk.access.is_writable())
             .count();
         Self {
             guests: 1,

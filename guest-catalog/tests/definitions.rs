@@ -326,7 +326,7 @@ fn every_field_wrong_in_turn() {
         (
             "\"copy-on-write\"",
             "\"rw\"",
-            "line 23: `disks[0].access` is `\"rw\"`; allowed are `copy-on-write`, `read-only`",
+            "line 23: `disks[0].access` is `\"rw\"`; allowed are `copy-on-write`, `persistent`, `read-only`",
         ),
         (
             "access = \"copy",

@@ -3,6 +3,7 @@
 //! A boot takes a minute or two under QEMU's interpreter, so each one proves as many lines as it can. Serial logs and
 //! screenshots stay in `target/boot-tests/`.
 
+mod data;
 mod isolated;
 mod journey;
 mod network;
@@ -26,6 +27,7 @@ use boot_tests::{
     },
 };
 
+use data::{assert_a_persistent_disk_persists, blank_disk};
 use isolated::assert_isolated_guests_are_alone;
 use network::{assert_an_added_guest_joins_the_lan, assert_guests_are_on_the_lan, assert_no_ssh};
 use screens::{assert_painted, assert_screen_shows, assert_screens, assert_the_keyboard_is_german};
@@ -101,8 +103,10 @@ fn bios_cd_boots_and_is_usable() {
     let artifacts = artifacts();
     let port = free_port();
     let name = "bios-cd";
+    let dir = tempfile::tempdir().unwrap();
     let qemu = Qemu::new(name, Firmware::Bios)
         .medium(Medium::Cd, &artifacts.iso)
+        .medium(Medium::Disk, &blank_disk(dir.path()))
         .nic("virtio-net-pci");
     let mut vm = boot_xen(name, qemu.forward(port, 22), &artifacts);
     login(&mut vm);
@@ -143,6 +147,8 @@ fn bios_cd_boots_and_is_usable() {
     done(&mut vm, "sudo -n guests stop --now locked");
     done(&mut vm, "sudo -n guests stop --now cell");
     assert_an_added_guest_joins_the_lan(&mut vm);
+    done(&mut vm, "sudo -n guests stop --now visitor");
+    assert_a_persistent_disk_persists(&mut vm);
     power_off(&mut vm, name);
 }
 

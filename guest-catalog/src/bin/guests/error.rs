@@ -55,6 +55,12 @@ pub enum Failure {
     },
     #[error("disk `{device}` of guest `{guest}` is in use already; two writers would destroy it")]
     DiskInUse { guest: String, device: String },
+    #[error("there is no room for what guest `{guest}` writes to its disk `{device}`: {why}")]
+    NoLayer {
+        guest: String,
+        device: String,
+        why: String,
+    },
     #[error("cannot {attempt} `{}`", path.display())]
     File {
         attempt: &'static str,

@@ -4,7 +4,7 @@ use crate::error::Failure;
 use crate::house::{House, Hypervisor};
 use crate::state::{Record, State};
 use crate::xl::{Domain, toolstack};
-use crate::{lan_leases, screens};
+use crate::{data, disks, lan_leases, screens};
 use guest_catalog::address::{LAN_BRIDGE, Mac};
 use guest_catalog::{Catalogue, Entry, Mode};
 use serde::Serialize;
@@ -34,6 +34,8 @@ struct Row {
     health: Option<&'static str>,
     /// Why it is failing.
     trouble: Option<String>,
+    /// Its persistent disks that are in memory all the same.
+    volatile_disks: Vec<String>,
     reason: Option<String>,
 }
 
@@ -129,6 +131,10 @@ fn row(house: &House, catalogue: &Catalogue, entry: &Entry, domains: &[Domain]) 
             Some(_) => "failing",
         }),
         trouble: record.trouble,
+        volatile_disks: match domain {
+            Some(_) => disks::volatile(guest),
+            None => Vec::new(),
+        },
         reason: record.reason,
     }
 }
@@ -202,7 +208,20 @@ fn table(rows: &[Row]) -> String {
             1 => Some("it was started again once".to_owned()),
             times => Some(format!("it was started again {times} times")),
         };
-        for note in row.reason.iter().chain(&row.trouble).chain(&restarts) {
+        let volatile = row.volatile_disks.iter().map(|device| {
+            let label = data::LABEL;
+            format!(
+                "what it writes to `{device}` is lost at power-off: no file system `{label}` has it"
+            )
+        });
+        let volatile: Vec<String> = volatile.collect();
+        for note in row
+            .reason
+            .iter()
+            .chain(&row.trouble)
+            .chain(&volatile)
+            .chain(&restarts)
+        {
             out.push_str(&format!("{}: {note}\n", row.name));
         }
     }

@@ -7,6 +7,7 @@ mod bridge;
 mod commands;
 mod consoles;
 mod daemons;
+mod data;
 mod definitions;
 mod disks;
 mod early;

@@ -24,6 +24,8 @@ pub const XENCONSOLED: &str = "/usr/sbin/xenconsoled";
 /// See [`XL`].
 pub const DMSETUP: &str = "/usr/sbin/dmsetup";
 /// See [`XL`].
+pub const BLKID: &str = "/usr/sbin/blkid";
+/// See [`XL`].
 pub const IP: &str = "/usr/sbin/ip";
 /// See [`XL`].
 pub const CURL: &str = "/usr/bin/curl";

@@ -1,4 +1,5 @@
 //! Stopping one guest: it is asked, waited for, and switched off.
+use crate::disks;
 use crate::error::Failure;
 use crate::house::House;
 use crate::start::{LOCK_LIMIT, LOOK_PAUSE};
@@ -35,6 +36,7 @@ pub fn stop(
     };
     // First the record: the watch must not take the end for a death.
     Record::load(house, name).enter(house, name, State::Stopped, None)?;
+    let guest = &entry.guest;
     let name = name.as_str();
     let alive = tools.domain(name)?.is_some_and(|domain| !domain.dead);
     if alive && !manner.patience.is_zero() {
@@ -46,7 +48,7 @@ pub fn stop(
     if tools.domain(name)?.is_some() {
         tools.destroy(name)?;
     }
-    Ok(())
+    disks::release(house, guest)
 }
 
 fn wait_gone(tools: &dyn Toolstack, name: &str, patience: Duration) -> Result<(), Failure> {
