@@ -423,6 +423,21 @@ fn every_field_wrong_in_turn() {
             "expct = \"web\"",
             "line 29: `health.http.expct` is no known key; allowed are `expect`, `path`, `port`; did you mean `expect`?",
         ),
+        (
+            "console = \"login:\"",
+            "tcp = { port = 0 }",
+            "line 30: `health.tcp.port` is 0; expected 1 to 65535",
+        ),
+        (
+            "console = \"login:\"",
+            "tcp = { port = 22, expect = \"a\\nb\" }",
+            "line 30: `health.tcp.expect` is",
+        ),
+        (
+            "console = \"login:\"",
+            "tcp = { expect = \"SSH\" }",
+            "line 30: `health.tcp` needs the key `port`",
+        ),
         ("\"login:\"", "\"\\u0007\"", "line 30: `health.console` is"),
         (
             "timeout-secs = 60",

@@ -147,3 +147,22 @@ fn key_name(c: char) -> Option<String> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::is_connected;
+
+    #[test]
+    fn a_connection_is_one_that_the_guest_took() {
+        let table = "Hub -1 (net0):\n  \
+            Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ\n  \
+            TCP[ESTABLISHED]   21        10.0.2.2 40822       10.0.2.15    22     0     0\n  \
+            TCP[SYN_SENT]      22        10.0.2.2 40823       10.0.2.15    80     0     0\n  \
+            TCP[HOST_FORWARD]  14       127.0.0.1  8022       10.0.2.15  8080     0     0\n";
+        assert!(is_connected(table, 22));
+        for port in [80, 8080, 40822, 0] {
+            assert!(!is_connected(table, port), "{port}");
+        }
+        assert!(!is_connected("TCP[ESTABLISHED] 22\n", 22) && !is_connected("", 22));
+    }
+}

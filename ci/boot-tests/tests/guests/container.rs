@@ -87,9 +87,9 @@ fn an_image_in_a_registry_is_a_guest() {
         "{text}"
     );
     let health = "http = { port = 80, expect = \"<\" }";
-    let both = "console = \"the container speaks as 0, hello, in /srv\"\nhttp = { port = 80, expect = \"a page of the container web\" }";
+    let all = "console = \"the container speaks as 0, hello, in /srv\"\nhttp = { port = 80, expect = \"a page of the container web\" }\ntcp = { port = 80 }";
     assert!(text.contains(health), "{text}");
-    fs::write(&definition, text.replace(health, both)).unwrap();
+    fs::write(&definition, text.replace(health, all)).unwrap();
     the_lock_holds_it(&registry, dir, &text, &list);
     // What was pulled is enough: the registry is gone.
     drop(registry);

@@ -9,6 +9,7 @@ use crate::program::{self, BLKID};
 use crate::state;
 use guest_catalog::Guest;
 use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use sha2::{Digest as _, Sha256};
 use std::fs::{self, File, OpenOptions};
@@ -26,6 +27,9 @@ const BOOT: Duration = Duration::from_secs(120);
 const WAIT: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(60);
+/// How long the kernel may take to close a layer that nobody uses.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+const CLOSE_PAUSE: Duration = Duration::from_millis(100);
 
 /// The layer of the guest's disk `device` above an image of `image_bytes`, made with `bytes` if it is not there. `Err` says why
 /// there is none.
@@ -89,9 +93,15 @@ pub fn release(house: &House) {
         return; // whoever works with it needs it
     };
     let place = house.run(PLACE);
-    if is_mounted(house, &place) {
-        // Another guest's layer is in use, mostly.
-        let _ = unmount(&place, UnmountFlags::NOFOLLOW);
+    if !is_mounted(house, &place) {
+        return;
+    }
+    let started = Instant::now();
+    // A loop device is closed a moment after its last user, as long as udev looks at it. After that another guest's layer is in use.
+    while unmount(&place, UnmountFlags::NOFOLLOW) == Err(Errno::BUSY)
+        && started.elapsed() < CLOSE_LIMIT
+    {
+        std::thread::sleep(CLOSE_PAUSE);
     }
 }
 

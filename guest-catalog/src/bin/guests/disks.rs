@@ -267,21 +267,30 @@ mod tests {
         assert_eq!(read(), [0x11; 4]);
         write([0x22; 4]);
         let layers = house.run("data").join("layers");
-        let layer = std::fs::read_dir(&layers).unwrap().next().unwrap().unwrap();
+        // Only its path: an entry keeps the folder open.
+        let first = || {
+            std::fs::read_dir(&layers)
+                .unwrap()
+                .next()
+                .unwrap()
+                .unwrap()
+                .path()
+        };
+        let layer = first();
         let kept = dir.path().join("kept");
         remove(&cow_device_name(&entry.guest, "xvda")).unwrap();
-        std::fs::copy(layer.path(), &kept).unwrap();
+        std::fs::copy(&layer, &kept).unwrap();
         release(&house, &entry.guest).unwrap();
         assert!(!layers.exists(), "its disk may be pulled out");
 
         // What is on it is all that is needed, and one that is damaged is put aside.
         mounted();
         std::fs::create_dir(&layers).unwrap();
-        std::fs::copy(&kept, layer.path()).unwrap();
+        std::fs::copy(&kept, &layer).unwrap();
         attach(&house, &entry).unwrap();
         assert_eq!(read(), [0x22; 4]);
         remove(&cow_device_name(&entry.guest, "xvda")).unwrap();
-        let file = OpenOptions::new().write(true).open(layer.path()).unwrap();
+        let file = OpenOptions::new().write(true).open(&layer).unwrap();
         std::os::unix::fs::FileExt::write_at(&file, b"nonsense", 0).unwrap();
         attach(&house, &entry).unwrap();
         assert_eq!(read(), [0x11; 4]);
