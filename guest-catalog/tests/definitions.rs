@@ -47,7 +47,7 @@ fn problems(text: &str) -> Vec<String> {
     }
 }
 
-const SHIPPED: [&str; 24] = [
+const SHIPPED: [&str; 25] = [
     "debian",
     "tiny",
     "alpine",
@@ -63,6 +63,7 @@ const SHIPPED: [&str; 24] = [
     "memtest86",
     "mirage",
     "netbsd",
+    "netbsd-pv",
     "ninefront",
     "openbsd",
     "opnsense",
@@ -74,7 +75,7 @@ const SHIPPED: [&str; 24] = [
     "windows",
 ];
 /// Those whose file differs from release to release under one name, or is the user's own.
-const UNPINNED: [&str; 13] = [
+const UNPINNED: [&str; 12] = [
     "grub-pv",
     "grub-pvh",
     "invaders",
@@ -82,7 +83,6 @@ const UNPINNED: [&str; 13] = [
     "kolibrios",
     "memtest86",
     "mirage",
-    "netbsd",
     "ninefront",
     "reactos",
     "uefi-shell",
@@ -109,9 +109,9 @@ fn shipped_guests_are_good_and_small() {
             other => panic!("{name}: {other:?}"),
         }
         assert!(entry.guest.notes.is_some(), "{name}");
-        // GRUB and unikernels are kernels of Xen's, the others are PCs.
+        // GRUB, unikernels and NetBSD's installer are kernels of Xen's, the others are PCs.
         let modes = match name {
-            "grub-pv" | "unikraft" => vec![Mode::Pv],
+            "grub-pv" | "netbsd-pv" | "unikraft" => vec![Mode::Pv],
             "mirage" => vec![Mode::Pvh, Mode::Pv],
             "grub-pvh" => vec![Mode::Pvh],
             // A kernel of the Multiboot specification, which QEMU itself starts, but no mode of Xen's.
