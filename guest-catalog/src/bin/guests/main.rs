@@ -25,6 +25,7 @@ mod logs;
 mod loopdev;
 mod machines;
 mod migrate;
+mod monitor;
 mod page;
 mod picture;
 mod program;

@@ -5,6 +5,7 @@
 use crate::error::Failure;
 use crate::house::House;
 use crate::machines;
+use crate::monitor::Monitor;
 use crate::program::{self, IP, QEMU};
 use crate::xl::{Domain, Toolstack};
 use guest_catalog::address::{Mac, QUIET_BRIDGE};
@@ -12,8 +13,6 @@ use guest_catalog::{Entry, screen, tap_name};
 use rustix::process::{Pid, Signal, getpgid, kill_process, setpriority_pgrp};
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -25,11 +24,8 @@ const CREATE_LIMIT: Duration = Duration::from_secs(120);
 const QUIT_LIMIT: Duration = Duration::from_secs(15);
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
-/// The monitor answers at once, or its machine is stuck.
-const ANSWER_LIMIT: Duration = Duration::from_secs(20);
-/// Longest answer that is read, in lines and bytes: events come in between.
-const MAX_LINES: usize = 1000;
-const MAX_LINE_BYTES: u64 = 1 << 20;
+/// Limit for `ip`.
+const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 const LAN_NETDEV: &str = "lan";
 /// The last but one place of the PC's bus: Linux calls a card there `ens30`, in every guest.
 const LAN_SLOT: &str = "0x1e";
@@ -239,7 +235,7 @@ impl Toolstack for Qemu<'_> {
         let tap = tap_name(entry.mac);
         let purpose = format!("connect guest `{}`", entry.guest.name);
         for words in connecting(&tap, bridge) {
-            program::run(IP, &words, &purpose, ANSWER_LIMIT)?;
+            program::run(IP, &words, &purpose, CONNECT_LIMIT)?;
         }
         Ok(())
     }
@@ -256,7 +252,7 @@ impl Toolstack for Qemu<'_> {
         let purpose = format!("give guest `{name}` a card on the LAN");
         let mut commands = connecting(&tap, bridge).into_iter();
         let plugged = commands
-            .try_for_each(|words| program::run(IP, &words, &purpose, ANSWER_LIMIT).map(drop))
+            .try_for_each(|words| program::run(IP, &words, &purpose, CONNECT_LIMIT).map(drop))
             .and_then(|()| {
                 let card = json!({
                     "driver": "virtio-net-pci", "netdev": LAN_NETDEV, "mac": mac.to_string(),
@@ -314,66 +310,6 @@ impl Toolstack for Qemu<'_> {
     }
 }
 
-/// QEMU's machine protocol (QMP, docs/interop/qmp-spec.rst): one JSON text a line.
-struct Monitor {
-    reader: BufReader<UnixStream>,
-    writer: UnixStream,
-}
-
-impl Monitor {
-    fn connect(path: &Path) -> io::Result<Self> {
-        let stream = UnixStream::connect(path)?;
-        stream.set_read_timeout(Some(ANSWER_LIMIT))?;
-        stream.set_write_timeout(Some(ANSWER_LIMIT))?;
-        let mut monitor = Self {
-            reader: BufReader::new(stream.try_clone()?),
-            writer: stream,
-        };
-        monitor.read()?; // the greeting
-        monitor.say("qmp_capabilities", json!({}))?;
-        Ok(monitor)
-    }
-
-    fn read(&mut self) -> io::Result<Value> {
-        let mut line = String::new();
-        let read = (&mut self.reader)
-            .take(MAX_LINE_BYTES)
-            .read_line(&mut line)?;
-        if read == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(serde_json::from_str(&line)?)
-    }
-
-    /// The whole answer: it has `return` or `error`.
-    fn say(&mut self, command: &str, arguments: Value) -> io::Result<Value> {
-        let text = json!({ "execute": command, "arguments": arguments }).to_string() + "\n";
-        self.writer.write_all(text.as_bytes())?;
-        for _ in 0..MAX_LINES {
-            let answer = self.read()?;
-            if answer.get("return").is_some() || answer.get("error").is_some() {
-                return Ok(answer);
-            }
-        }
-        Err(io::ErrorKind::TimedOut.into())
-    }
-
-    fn execute(&mut self, command: &'static str, arguments: Value) -> Result<Value, Failure> {
-        let refused = |detail: String| Failure::ProgramAnswer {
-            program: QEMU,
-            purpose: format!("do `{command}`"),
-            detail,
-        };
-        let answer = self
-            .say(command, arguments)
-            .map_err(|error| refused(error.to_string()))?;
-        match answer.get("return") {
-            Some(value) => Ok(value.clone()),
-            None => Err(refused(answer["error"].to_string())),
-        }
-    }
-}
-
 /// What makes a card a port of a bridge, for `ip`. Isolated guests see dom0 alone, not each other: before the card is up.
 fn connecting<'a>(tap: &'a str, bridge: &'a str) -> Vec<Vec<&'a str>> {
     let mut commands = vec![vec!["link", "set", "dev", tap, "master", bridge]];
@@ -388,7 +324,6 @@ fn connecting<'a>(tap: &'a str, bridge: &'a str) -> Vec<Vec<&'a str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::net::UnixListener;
 
     #[test]
     fn a_card_of_the_isolated_bridge_is_isolated_before_it_is_up() {
@@ -401,33 +336,6 @@ mod tests {
         assert_eq!(said("guests0"), ["master guests0", "up"]);
         let quiet = ["master quiet0", "type bridge_slave isolated on", "up"];
         assert_eq!(said("quiet0"), quiet);
-    }
-
-    #[test]
-    fn the_monitor_is_asked_past_its_events() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("monitor");
-        let listener = UnixListener::bind(&path).unwrap();
-        let server = std::thread::spawn(move || {
-            let (stream, _) = listener.accept().unwrap();
-            let mut writer = stream.try_clone().unwrap();
-            let mut lines = BufReader::new(stream).lines();
-            writer.write_all(b"{\"QMP\": {}}\n").unwrap();
-            for answer in [
-                "{\"return\": {}}\n",
-                "{\"event\": \"RESET\"}\n{\"return\": \"b8000: 0x0741 0x0742\"}\n",
-                "{\"error\": {\"desc\": \"no\"}}\n",
-            ] {
-                lines.next().unwrap().unwrap();
-                writer.write_all(answer.as_bytes()).unwrap();
-            }
-        });
-        let mut monitor = Monitor::connect(&path).unwrap();
-        let answer = monitor.execute("human-monitor-command", json!({})).unwrap();
-        assert_eq!(screen::text_of(answer.as_str().unwrap()), "AB");
-        let failure = monitor.execute("stop", json!({})).unwrap_err();
-        assert!(failure.to_string().contains("no"), "{failure}");
-        server.join().unwrap();
     }
 
     #[test]
