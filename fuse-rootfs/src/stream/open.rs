@@ -198,7 +198,8 @@ impl Store {
     fn likely_manifest(&mut self) -> Option<&[u8]> {
         if let Likely::Coming(answer) = &self.likely {
             let (round_trip_secs, _) = self.fetcher.mirrors.line();
-            let wait = Duration::from_secs_f64(round_trip_secs.min(LIKELY_WAIT_SECS));
+            let round_trip = Duration::from_secs_f64(round_trip_secs.min(LIKELY_WAIT_SECS));
+            let wait = round_trip.max(self.fetcher.policy().likely_manifest);
             self.likely = answer.recv_timeout(wait).map_or(Likely::Not, Likely::Here);
         }
         match &self.likely {

@@ -56,6 +56,8 @@ pub struct Policy {
     pub offline_after: Duration,
     /// How long the start waits for the heads of slower mirrors once one is there.
     pub head_grace: Duration,
+    /// How long the start waits at least for the manifest that will probably be wanted, once it has a head; else a round trip.
+    pub likely_manifest: Duration,
     /// How long a reader waits for the header of a bundle that has just begun.
     pub bundle_header: Duration,
     /// A bundle that will bring a block within this time is always waited for, four times as long at most.
@@ -93,6 +95,7 @@ impl Default for Policy {
             insist: true,
             offline_after: Duration::from_secs(5),
             head_grace: Duration::from_millis(250),
+            likely_manifest: Duration::from_millis(10),
             bundle_header: Duration::from_millis(1500),
             bundle_worth: Duration::from_millis(150),
             connections: 64,

@@ -46,6 +46,7 @@ pub fn patient(store: &store::Store, urls: &[String]) -> Config {
     config.policy.crawl_window = ages;
     config.policy.hedge_after = ages;
     config.policy.head_grace = ages;
+    config.policy.likely_manifest = Duration::from_secs(2);
     config.policy.bundle_header = ages;
     config.policy.bundle_worth = ages;
     config.policy.give_up = ages;

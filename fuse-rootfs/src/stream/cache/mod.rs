@@ -46,6 +46,32 @@ impl Quota {
     fn fits(&self, blocks: u64) -> bool {
         self.used.load(Ordering::Relaxed) + blocks <= self.limit.load(Ordering::Relaxed)
     }
+
+    /// Takes room for `blocks` if there is any: whoever looks first and counts later shares it with others who looked.
+    fn take(&self, blocks: u64) -> bool {
+        let limit = self.limit.load(Ordering::Relaxed);
+        let more = |used: u64| Some(used + blocks).filter(|sum| *sum <= limit);
+        let taken = self
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        taken.is_ok()
+    }
+
+    /// Of `taken` blocks `kept` more lie there now: fewer, or with a container more, which gives whole segments.
+    fn settle(&self, taken: u64, kept: u64) {
+        if kept > taken {
+            self.used.fetch_add(kept - taken, Ordering::Relaxed);
+        } else {
+            self.give_back(taken - kept);
+        }
+    }
+
+    fn give_back(&self, blocks: u64) {
+        let less = |used: u64| Some(used.saturating_sub(blocks));
+        let _ = self
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
 }
 
 /// The cache of all layers of a version.
@@ -236,28 +262,34 @@ impl Cache {
         let now = self.clock.fetch_add(1, Ordering::Relaxed);
         if let (Some(stored), Some((_, quota))) = (&kept.folder, &self.folder)
             && !self.frozen.load(Ordering::Relaxed)
-            && self.make_room(quota, count, true)
+            && self.take_room(quota, count, true)
         {
             let _shared = kept.guard.read().unwrap_or_else(PoisonError::into_inner);
             match stored.store(blocks.clone(), content) {
                 Ok(new) => {
-                    quota.used.fetch_add(new, Ordering::Relaxed);
+                    quota.settle(count, new);
                     stored.touch(blocks, now);
                     return;
                 }
-                Err(error) => self.freeze("write", &error),
+                Err(error) => {
+                    quota.give_back(count);
+                    self.freeze("write", &error);
+                }
             }
         }
         let Some(stored) = kept.ram_or_make() else {
             return;
         };
-        if !self.make_room(&self.ram, count, false) {
+        if !self.take_room(&self.ram, count, false) {
             return; // who asked has the bytes; the next one fetches them again
         }
         let _shared = kept.guard.read().unwrap_or_else(PoisonError::into_inner);
-        if let Ok(new) = stored.store(blocks.clone(), content) {
-            self.ram.used.fetch_add(new, Ordering::Relaxed);
-            stored.touch(blocks, now);
+        match stored.store(blocks.clone(), content) {
+            Ok(new) => {
+                self.ram.settle(count, new);
+                stored.touch(blocks, now);
+            }
+            Err(_) => self.ram.give_back(count),
         }
     }
 
@@ -285,12 +317,13 @@ impl Cache {
         }
     }
 
-    fn make_room(&self, quota: &Quota, blocks: u64, in_folder: bool) -> bool {
-        if quota.fits(blocks) {
+    /// Takes room for `blocks`, and makes it if need be. The caller gives back what it does not use.
+    fn take_room(&self, quota: &Quota, blocks: u64, in_folder: bool) -> bool {
+        if quota.take(blocks) {
             return true;
         }
         let _alone = self.evicting.lock().unwrap_or_else(PoisonError::into_inner);
-        while !quota.fits(blocks) {
+        while !quota.take(blocks) {
             // Images of other versions go first; what they leave is ours.
             let left = self
                 .folder
@@ -340,8 +373,7 @@ impl Cache {
                 }
             }
         }
-        let used = quota.used.load(Ordering::Relaxed);
-        quota.used.fetch_sub(gone.min(used), Ordering::Relaxed);
+        quota.give_back(gone);
         self.evicted.fetch_add(gone, Ordering::Relaxed);
         gone
     }
