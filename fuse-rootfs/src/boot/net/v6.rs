@@ -25,10 +25,10 @@ const CLIENT_PORT: u16 = 546;
 const MESSAGE_MAX_BYTES: usize = 1500;
 /// `IFA_F_TENTATIVE | IFA_F_DADFAILED` (linux/if_addr.h): not usable (yet).
 const NOT_USABLE: u32 = 0x40 | 0x08;
-/// Scope `global` in /proc/net/if_inet6.
-const SCOPE_GLOBAL: u32 = 0;
+/// Scopes in /proc/net/if_inet6: global, and the site's (fec0::/10, RFC 3879), which QEMU's own network gives.
+const SCOPES: [u32; 2] = [0, 0x40];
 
-/// Addresses of scope global that interface `index` may use, from the text of `/proc/net/if_inet6`: address (32 hex
+/// Addresses that reach beyond the link and that interface `index` may use, from the text of `/proc/net/if_inet6`: address (32 hex
 /// digits), index, prefix length, scope, flags (all hexadecimal), name.
 pub fn global_addresses(text: &str, index: u32) -> Vec<(IpAddr, u8)> {
     text.lines()
@@ -40,7 +40,7 @@ pub fn global_addresses(text: &str, index: u32) -> Vec<(IpAddr, u8)> {
                 .and_then(|word| u128::from_str_radix(word, 16).ok())?;
             let mut number = || u32::from_str_radix(words.next()?, 16).ok();
             let (found, len, scope, flags) = (number()?, number()?, number()?, number()?);
-            let usable = found == index && scope == SCOPE_GLOBAL && flags & NOT_USABLE == 0;
+            let usable = found == index && SCOPES.contains(&scope) && flags & NOT_USABLE == 0;
             let len = u8::try_from(len).ok().filter(|len| *len <= 128)?;
             usable.then(|| (Ipv6Addr::from(address).into(), len))
         })
@@ -237,7 +237,10 @@ mod tests {
                     short 02 40 00 00 x\n\n";
         assert_eq!(
             global_addresses(text, 2),
-            [("2001:db8::5054:0:12:3456".parse().unwrap(), 64)]
+            [
+                ("fec0::5054:0:12:3456".parse().unwrap(), 64),
+                ("2001:db8::5054:0:12:3456".parse().unwrap(), 64)
+            ]
         );
     }
 
