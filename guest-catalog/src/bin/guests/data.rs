@@ -93,7 +93,7 @@ pub fn release(house: &House) {
         return; // whoever works with it needs it
     };
     let place = house.run(PLACE);
-    if !is_mounted(house, &place) {
+    if !house.is_mounted(&place) {
         return;
     }
     let started = Instant::now();
@@ -153,7 +153,7 @@ fn identity(house: &House, guest: &Guest, image_bytes: u64) -> String {
 /// Mounts the file system if need be; where it is.
 fn mounted(house: &House) -> Result<PathBuf, String> {
     let place = house.run(PLACE);
-    if is_mounted(house, &place) {
+    if house.is_mounted(&place) {
         return Ok(place);
     }
     let device = find(house)?;
@@ -164,12 +164,6 @@ fn mounted(house: &House) -> Result<PathBuf, String> {
         format!("`{device}` is labelled `{LABEL}`, and cannot be mounted as ext4: {error}")
     })?;
     Ok(place)
-}
-
-fn is_mounted(house: &House, place: &Path) -> bool {
-    let mounts = house.read("proc/self/mounts");
-    let mut places = mounts.lines().filter_map(|line| line.split(' ').nth(1));
-    places.any(|mounted| Some(mounted) == place.to_str())
 }
 
 /// The one device with the label; early in the boot it is waited for.

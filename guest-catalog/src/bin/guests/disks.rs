@@ -180,11 +180,7 @@ fn layer_folder(house: &House) -> Result<std::path::PathBuf, Failure> {
         source,
     };
     std::fs::create_dir_all(&folder).map_err(failed)?;
-    let mounts = house.read("proc/self/mounts");
-    let is_mounted = mounts
-        .lines()
-        .any(|line| line.split(' ').nth(1) == folder.to_str());
-    if !is_mounted {
+    if !house.is_mounted(&folder) {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         mount("tmpfs", &folder, "tmpfs", flags, c"mode=0700,size=50%")
             .map_err(|error| failed(error.into()))?;

@@ -349,6 +349,13 @@ impl House {
         values.next_back().map(str::to_owned)
     }
 
+    /// Whether something is mounted at `place`.
+    pub fn is_mounted(&self, place: &Path) -> bool {
+        let mounts = self.read("proc/self/mounts");
+        let mut places = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+        places.any(|mounted| Some(mounted) == place.to_str())
+    }
+
     /// A short text file without surrounding white space; empty if there is none.
     pub fn read(&self, path: &str) -> String {
         fs::read_to_string(self.root.join(path))
