@@ -7,11 +7,11 @@ use std::{
 
 use boot_tests::{
     Cable, Firmware, Medium, Qemu, Vm, lan,
-    steps::{boot_xen, done, login, run, sudo, tell},
+    steps::{boot, boot_xen, done, guests, login, run, sudo, tell},
 };
 use serde_json::Value;
 
-use super::artifacts;
+use super::{artifacts, other_guests::kvm_without_guests, row_of};
 
 /// A journey of 128 MiB between two emulated machines; it takes half a minute, and room for a loaded one.
 const JOURNEY_LIMIT: Duration = Duration::from_secs(420);
@@ -30,12 +30,7 @@ fn uptime(vm: &mut Vm) -> Option<u64> {
 
 /// How the house's list has `tiny`.
 fn tiny(vm: &mut Vm) -> Value {
-    let list: Value = serde_json::from_str(&done(vm, "sudo -n guests list --json")).unwrap();
-    let rows = list.as_array().unwrap().iter();
-    rows.clone()
-        .find(|row| row["name"] == "tiny")
-        .unwrap()
-        .clone()
+    row_of(vm, "tiny")
 }
 
 /// Whether `tiny` has an address on the LAN soon.
@@ -229,6 +224,90 @@ fn a_guest_moves_to_another_house() {
     let stopped = there
         .run("sudo -n guests stop tiny", JOURNEY_LIMIT)
         .unwrap();
+    assert!(
+        stopped.text.contains("guest `tiny` is stopped"),
+        "{}",
+        stopped.text
+    );
+}
+
+/// The bytes of a journey are few, and the machine fast, where no Xen is between.
+fn moves_by_qemu(here: &mut Vm, there: &mut Vm, house: &str) {
+    let before = uptime(here).unwrap();
+    let lan = lan::guest_addresses(here, &["tiny"]);
+    let code = invite(there);
+    let command = format!("sudo -n guests migrate tiny {house} {code}");
+    let journey = here.run(&command, JOURNEY_LIMIT).unwrap();
+    tell(&journey.text);
+    assert!(
+        journey.status == 0 && journey.text.contains("stood still for at most"),
+        "{}",
+        there.console.tail(60)
+    );
+    let said = lan::until(there, "cat journey", |said| {
+        said.contains("came from another house") || said.contains("error: ")
+    });
+    assert!(said.contains("goes on in mode kvm"), "{said}");
+    let after = uptime(there).unwrap();
+    tell(&format!("tiny: up for {before} s, and then for {after} s"));
+    // One that was started anew has not been up for so long.
+    assert!(after > before);
+    // Its card on the LAN came with it, and is plugged in.
+    assert_eq!(lan::guest_addresses(there, &["tiny"]), lan);
+    let row = tiny(here);
+    assert!(
+        row["state"] == "stopped" && row["domain-id"].is_null(),
+        "{row}"
+    );
+}
+
+#[test]
+#[ignore = "boots VMs: run ci/test boot"]
+fn a_guest_moves_without_xen_and_back() {
+    let artifacts = artifacts();
+    let dir = tempfile::tempdir().unwrap();
+    let ends = Cable::pair().unwrap();
+    let mark = artifacts.ready_mark("kvm", 0, guests(&artifacts));
+    let [mut here, mut there] =
+        [("kvm-source", ends[0]), ("kvm-target", ends[1])].map(|(name, cable)| {
+            let qemu = kvm_without_guests(name, &artifacts, dir.path()).cable(cable);
+            let mut vm = boot(name, qemu, &mark).vm;
+            login(&mut vm);
+            vm
+        });
+    give_addresses(&mut here);
+    let address = |vm: &mut Vm| {
+        let inet = "ip -4 -o address show dev lan0 | sed 's/.*inet //;s,/.*,,'";
+        lan::until(vm, inet, |said| said.starts_with("198.51.100."))
+    };
+    let (first, second) = (address(&mut here), address(&mut there));
+    let started = here
+        .run("sudo -n guests start tiny", JOURNEY_LIMIT)
+        .unwrap();
+    assert!(
+        started.text.contains("is up in mode kvm"),
+        "{}",
+        started.text
+    );
+    assert!(gets_an_address(&mut here));
+    // A wrong code: nothing moves, and the guest goes on.
+    invite(&mut there);
+    let wrong = format!("sudo -n guests migrate tiny {second} 0000-0000-0000-0000");
+    let wrong = here.run(&wrong, JOURNEY_LIMIT).unwrap();
+    assert!(
+        wrong.status != 0 && wrong.text.contains("does not know this code"),
+        "{}",
+        wrong.text
+    );
+    assert_eq!(tiny(&mut here)["state"], "up");
+    assert!(uptime(&mut here).is_some());
+    run(&mut there, "sudo -n pkill -f 'guests receive'");
+    assert_eq!(open_port(&mut there), "0");
+
+    moves_by_qemu(&mut here, &mut there, &second);
+    moves_by_qemu(&mut there, &mut here, &first);
+    assert_eq!(done(&mut there, "pgrep -c qemu-system; true"), "0");
+    let stopped = here.run("sudo -n guests stop tiny", JOURNEY_LIMIT).unwrap();
     assert!(
         stopped.text.contains("guest `tiny` is stopped"),
         "{}",

@@ -11,9 +11,9 @@ use boot_tests::{
 };
 
 use super::{
-    MENU_LIMIT, artifacts, isolated::assert_isolated_guests_of_kvm_are_alone,
-    network::assert_guests_are_reached, pointer::assert_a_tablet_moves_a_pcs_pointer,
-    screens::assert_a_pc_is_used_in_a_browser,
+    MENU_LIMIT, artifacts, assert_a_saved_guest_goes_on,
+    isolated::assert_isolated_guests_of_kvm_are_alone, network::assert_guests_are_reached,
+    pointer::assert_a_tablet_moves_a_pcs_pointer, screens::assert_a_pc_is_used_in_a_browser,
 };
 
 /// A guest of the catalogue and the file its image is.
@@ -86,6 +86,7 @@ fn the_kvm_entry_runs_the_same_guests_and_a_pc() {
         // A processor emulated twice over may still be busy with the end of its boot.
         assert!(Instant::now() < deadline, "{said}");
     }
+    assert_a_saved_guest_goes_on(&mut vm);
     let shown = done(&mut vm, "sudo -n guests show tiny | tr '\\n' ' '");
     assert!(
         shown.contains("/usr/bin/qemu-system-x86_64 -name tiny ") && shown.contains("-accel kvm"),
@@ -110,6 +111,18 @@ fn the_kvm_entry_runs_the_same_guests_and_a_pc() {
     power_off(&mut vm, name);
 }
 
+/// What the KVM entry boots, but for the guests, without the menu.
+pub fn kvm_without_guests(name: &str, artifacts: &Artifacts, dir: &Path) -> Qemu {
+    let take = |path: &str| artifacts.extract(path, dir).unwrap();
+    let words = format!(
+        "quiet loglevel=4 console=tty0 console=ttyS0,115200 gasthaus.build={} gasthaus.hypervisor=kvm gasthaus.guests=off",
+        artifacts.build_id
+    );
+    Qemu::new(name, Firmware::Bios)
+        .kernel(&take("/boot/vmlinuz"), &take("/boot/initrd.zst"), &words)
+        .medium(Medium::Cd, &artifacts.iso)
+}
+
 #[test]
 #[ignore = "boots VMs: run ci/test boot"]
 fn a_processor_without_extensions_emulates_openbsd() {
@@ -117,15 +130,8 @@ fn a_processor_without_extensions_emulates_openbsd() {
     let name = "emulated";
     let dir = tempfile::tempdir().unwrap();
     let (disk, names) = guests_disk(&[OPENBSD], dir.path());
-    let take = |path: &str| artifacts.extract(path, dir.path()).unwrap();
-    let words = format!(
-        "quiet loglevel=4 console=tty0 console=ttyS0,115200 gasthaus.build={} gasthaus.hypervisor=kvm gasthaus.guests=off",
-        artifacts.build_id
-    );
-    let qemu = Qemu::new(name, Firmware::Bios)
+    let qemu = kvm_without_guests(name, &artifacts, dir.path())
         .without_extensions()
-        .kernel(&take("/boot/vmlinuz"), &take("/boot/initrd.zst"), &words)
-        .medium(Medium::Cd, &artifacts.iso)
         .medium(Medium::Disk, &disk);
     let mark = artifacts.ready_mark("kvm", 0, guests(&artifacts));
     let mut vm = boot(name, qemu, &mark).vm;

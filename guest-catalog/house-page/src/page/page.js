@@ -28,9 +28,7 @@ function acts(guest) {
   const runs = guest["domain-id"] !== null || ["up", "starting", "running"].includes(guest.state);
   if (guest.state === "saved") return [["restore", "Restore"]];
   if (!runs) return [["start", "Start"]];
-  const running = [["stop", "Stop"], ["restart", "Restart"]];
-  // Only Xen's guests can be put to sleep.
-  return guest.mode === "kvm" ? running : [...running, ["save", "Save"]];
+  return [["stop", "Stop"], ["restart", "Restart"], ["save", "Save"]];
 }
 
 async function act(name, word) {

@@ -12,8 +12,6 @@ pub enum Failure {
     Guest(#[from] GuestError),
     #[error("this machine runs no hypervisor that could run guests")]
     NoHypervisor,
-    #[error("cannot {attempt}: that takes Xen, and KVM runs this machine")]
-    XenOnly { attempt: &'static str },
     #[error("this image has no QEMU, which would be the PC around the guest")]
     NoMachines,
     #[error("cannot start `{program}` to {purpose}")]
@@ -96,6 +94,13 @@ pub enum Failure {
         guest: String,
         why: String,
         hint: Option<String>,
+    },
+    #[error("guest `{guest}` cannot go on here: its {what} is `{found}`; expected `{expected}`")]
+    OtherMachine {
+        guest: String,
+        what: &'static str,
+        found: String,
+        expected: String,
     },
     #[error("guest `{guest}` did not come ({status})")]
     NotReceived {
@@ -200,6 +205,9 @@ impl Failure {
             Self::NotReceived { .. } => {
                 Some("`guests receive` again gives a new code; the guest goes on at its house".into())
             }
+            Self::OtherMachine { .. } => Some(
+                "a guest goes on in a house of the same image, on a processor of the same kind".into(),
+            ),
             Self::Occupied { guest } => Some(format!("`guests stop {guest}` makes room")),
             Self::Room { .. } => Some(
                 "it would lie in dom0's memory; stop another guest, or start the machine with more `dom0_mem=`"

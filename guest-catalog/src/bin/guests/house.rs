@@ -78,6 +78,11 @@ impl House {
         self.machines().join(format!("{name}.{end}"))
     }
 
+    /// What a guest was last started with: a configuration for `xl`, or QEMU and its arguments.
+    pub fn config_file(&self, name: &str) -> PathBuf {
+        self.run("xl").join(format!("{name}.cfg"))
+    }
+
     /// All guests.
     pub fn catalogue(&self) -> Result<Catalogue, Failure> {
         Ok(Catalogue::read_dir(&self.guests())?)

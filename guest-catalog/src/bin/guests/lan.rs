@@ -19,7 +19,7 @@ use crate::program::{self, NETWORKCTL};
 use crate::state::{Record, State};
 use crate::xl::{Domain, Toolstack};
 use guest_catalog::address::{LAN_BRIDGE, Mac};
-use guest_catalog::{Catalogue, tap_name};
+use guest_catalog::{Catalogue, Entry, tap_name};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -154,7 +154,9 @@ struct Lan<'h> {
 
 impl<'h> Lan<'h> {
     fn new(house: &'h House, tools: &'h dyn Toolstack, catalogue: Catalogue) -> Self {
-        let port = cards(house).into_iter().find(|card| is_port(house, card));
+        let port = cards(house)
+            .into_iter()
+            .find(|card| is_port(house, &card.name));
         Self {
             house,
             tools,
@@ -177,8 +179,16 @@ impl<'h> Lan<'h> {
     fn guests_cards(&self) -> BTreeSet<Mac> {
         let entries = self.definitions.catalogue().entries().iter();
         let given = entries.filter_map(|entry| self.house.lan_mac(entry));
-        let ids = names(self.house);
-        let ids: Vec<u32> = ids.iter().filter_map(|name| domain_of(name, 1)).collect();
+        let ids: Vec<u32> = match self.house.hypervisor() {
+            Hypervisor::Kvm => {
+                let domains = self.tools.domains().unwrap_or_default();
+                domains.into_iter().map(|domain| domain.id).collect()
+            }
+            _ => {
+                let names = names(self.house);
+                names.iter().filter_map(|name| domain_of(name, 1)).collect()
+            }
+        };
         let came = match ids[..] {
             [] => BTreeMap::new(),
             _ => self.tools.lan_cards(&ids),
@@ -244,8 +254,9 @@ impl<'h> Lan<'h> {
             }
             let mut entries = self.definitions.catalogue().entries().iter();
             let entry = entries.find(|entry| entry.guest.name.as_str() == name);
+            let came = self.tools.lan_cards(&[id]);
             let Some((entry, mac)) =
-                entry.and_then(|entry| Some((entry, self.house.lan_mac(entry)?)))
+                entry.and_then(|entry| Some((entry, self.card_of(id, entry, &came)?)))
             else {
                 continue;
             };
@@ -282,14 +293,27 @@ impl<'h> Lan<'h> {
                 return Vec::new();
             }
         };
+        let ids: Vec<u32> = domains.iter().map(|domain| domain.id).collect();
+        let came = self.tools.lan_cards(&ids);
         let has_one = |domain: &Domain| {
             let mut entries = self.definitions.catalogue().entries().iter();
             let entry = entries.find(|entry| entry.guest.name.as_str() == domain.name);
-            let lan = entry.and_then(|entry| self.house.lan_mac(entry));
-            !domain.dead && lan.is_some_and(|mac| !there.contains(&tap_name(mac)))
+            let lan = entry.and_then(|entry| self.card_of(domain.id, entry, &came));
+            // One that came along may have come before the bridge.
+            let is_in = |mac| match came.contains_key(&domain.id) {
+                true => is_port(self.house, &tap_name(mac)),
+                false => there.contains(&tap_name(mac)),
+            };
+            !domain.dead && lan.is_some_and(|mac| !is_in(mac))
         };
         let domains = domains.into_iter().filter(has_one);
         domains.map(|domain| (domain.id, domain.name)).collect()
+    }
+
+    /// The card that a guest has on the LAN, or is to have: one that came along with it stays its own.
+    fn card_of(&self, id: u32, entry: &Entry, came: &BTreeMap<u32, Mac>) -> Option<Mac> {
+        let came = came.get(&id).copied();
+        came.or_else(|| self.house.lan_mac(entry))
     }
 
     fn name_of(&mut self, id: u32) -> Option<String> {
@@ -354,15 +378,15 @@ fn cards(house: &House) -> Vec<Card> {
             name,
         };
         // The route of the one that has joined is the bridge's.
-        card.routed |= is_port(house, &card) && routed(LAN_BRIDGE);
+        card.routed |= is_port(house, &card.name) && routed(LAN_BRIDGE);
         Some(card)
     };
     names(house).into_iter().filter_map(describe).collect()
 }
 
-fn is_port(house: &House, card: &Card) -> bool {
+fn is_port(house: &House, name: &str) -> bool {
     let ports = house.root().join(CARDS).join(LAN_BRIDGE).join("brif");
-    ports.join(&card.name).exists()
+    ports.join(name).exists()
 }
 
 /// All network interfaces, sorted.

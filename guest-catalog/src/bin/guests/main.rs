@@ -17,12 +17,14 @@ mod head_start;
 mod health;
 mod house;
 mod ioctls;
+mod journey;
 mod keymap;
 mod lan;
 mod lan_leases;
 mod list;
 mod logs;
 mod loopdev;
+mod machine_stream;
 mod machines;
 mod migrate;
 mod monitor;
@@ -30,6 +32,7 @@ mod page;
 mod picture;
 mod program;
 mod qemu;
+mod qemu_travel;
 mod resize;
 mod saved;
 mod screen;
@@ -200,6 +203,9 @@ enum Command {
     /// Pass a guest's console on to standard input and output (the page calls this)
     #[command(hide = true)]
     Attach { name: String },
+    /// Take in a guest that comes by standard input (`guests receive` has this called)
+    #[command(hide = true)]
+    TakeIn { name: String },
     /// Build the domains of the first guests, before systemd starts (/init calls this)
     #[command(hide = true)]
     Early,
@@ -313,6 +319,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Page { wish } => page::run(&house, wish.as_deref()),
         Command::Keymap { at_boot: true, .. } => keymap::at_boot(&house),
         Command::Keymap { name, .. } => keymap::run(&house, name.as_deref()),
+        Command::TakeIn { name } => journey::take_in(&house, &name),
         Command::Attach { name } => commands::attach(&house, &name),
         Command::Down => commands::down(&house),
         Command::Early => early::run(&house),

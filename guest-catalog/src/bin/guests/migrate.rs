@@ -1,20 +1,19 @@
 //! `guests migrate` and `guests receive`: a guest moves to another house while it runs.
 //!
-//! The toolstack does it (`xl migrate`, xl(1)); between the two houses `house-page` carries its bytes over TLS, where each house proves
+//! The toolstack does it (`xl migrate`, xl(1)), or QEMU ([`crate::journey`]); between the two houses `house-page` carries its bytes over TLS, where each house proves
 //! that it knows the code the receiving one shows. The guest keeps its memory, its addresses and its cards' hardware addresses.
 //! What it would find at the other house has to be the same: a definition that renders to the same configuration, and no disks,
 //! since what it wrote to those lies in this house's memory.
 //!
 //! A journey that fails before the guest runs there lets it go on here: `xl` does that, and the record says so again.
 use crate::error::Failure;
-use crate::front;
-use crate::house::House;
+use crate::house::{House, Hypervisor};
 use crate::page::outer;
 use crate::program::{self, HOUSE_PAGE, XL};
-use crate::saved;
 use crate::start::Starter;
 use crate::state::{self, Record, State};
-use crate::xl::{Toolstack, Xl};
+use crate::xl::toolstack;
+use crate::{front, journey, saved};
 use guest_catalog::{Catalogue, Entry, Mode, Resources};
 use sha2::{Digest as _, Sha256};
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -26,7 +25,7 @@ const LOCK_LIMIT: Duration = Duration::from_secs(60);
 const LINES_MAX: usize = 400;
 const LINE_MAX_BYTES: u64 = 4096;
 /// What the environment variable with the code is called (`house-page`, `travel/send.rs`).
-const CODE: &str = "GASTHAUS_CODE";
+pub const CODE: &str = "GASTHAUS_CODE";
 
 /// What the toolstack says at verbosity 3 right before it asks the guest to stop (libxl, `libxl_dom_suspend.c`), and when the other
 /// house reports that it runs there (xl, `xl_migrate.c`).
@@ -54,7 +53,7 @@ fn command(house: &str, name: &str, mode: Mode, digest: &str) -> Result<String, 
 }
 
 /// `HOST`, `HOST:PORT`, `[IPV6]:PORT` or a bare IPv6 address. Nothing in it means anything to a shell.
-fn split(house: &str) -> Result<(&str, u16), Failure> {
+pub fn split(house: &str) -> Result<(&str, u16), Failure> {
     const PORT: u16 = 8444;
     let wrong = || Failure::HouseName {
         found: house.chars().filter(|c| !c.is_control()).take(80).collect(),
@@ -83,29 +82,32 @@ fn split(house: &str) -> Result<(&str, u16), Failure> {
 /// Moves a running guest to the house at `there`, which showed `code`.
 pub fn migrate(house: &House, entry: &Entry, there: &str, code: &str) -> Result<Journey, Failure> {
     let name = &entry.guest.name;
-    saved::need_xen(house, "move a guest")?;
     movable(entry)?;
+    let tools = toolstack(house);
     let _held = state::lock(house, name, LOCK_LIMIT)?;
-    let domain = Xl.domain(name.as_str())?.filter(|domain| !domain.dead);
+    let domain = tools.domain(name.as_str())?.filter(|domain| !domain.dead);
     domain.ok_or_else(|| Failure::NotRunning {
         guest: name.to_string(),
     })?;
     let before = Record::load(house, name);
     let mode = before.mode.unwrap_or(entry.guest.modes[0]);
-    if mode.is_pc() {
+    if mode == Mode::Hvm {
         return Err(Failure::Unmovable {
             guest: name.to_string(),
             why: "it is a whole PC, with a device model",
         });
     }
-    let digest = digest(&house.config(entry, mode)?);
-    let command = command(there, name.as_str(), mode, &digest)?;
+    split(there)?;
     // First the record: the watch must not take the end of the domain for a death.
     let moving = |to: &str| Some(format!("{to} {there}"));
     before
         .clone()
         .enter(house, name, State::Stopped, moving("it is moving to"))?;
-    match travel(name.as_str(), &command, code) {
+    let outcome = match mode {
+        Mode::Kvm => journey::send(house, entry, there, code),
+        _ => travel(house, entry, mode, there, code),
+    };
+    match outcome {
         Ok(journey) => {
             let mut record = Record::default();
             record.enter(house, name, State::Stopped, moving("it moved to"))?;
@@ -113,9 +115,9 @@ pub fn migrate(house: &House, entry: &Entry, there: &str, code: &str) -> Result<
             Ok(journey)
         }
         Err(failure) => {
-            // `xl` lets the guest go on when it is not there yet; its end is seen by the watch.
+            // It goes on when it is not there yet; its end is seen by the watch.
             let mut record = before;
-            let (state, reason) = match Xl.domain(name.as_str()) {
+            let (state, reason) = match tools.domain(name.as_str()) {
                 Ok(None) => (State::Failed, Some(failure.in_one_line())),
                 _ => (record.state, record.reason.clone()),
             };
@@ -126,7 +128,16 @@ pub fn migrate(house: &House, entry: &Entry, there: &str, code: &str) -> Result<
 }
 
 /// Runs `xl migrate` and listens to what it tells.
-fn travel(name: &str, command: &str, code: &str) -> Result<Journey, Failure> {
+fn travel(
+    house: &House,
+    entry: &Entry,
+    mode: Mode,
+    there: &str,
+    code: &str,
+) -> Result<Journey, Failure> {
+    let name = entry.guest.name.as_str();
+    let digest = digest(&house.config(entry, mode)?);
+    let command = command(there, name, mode, &digest)?;
     let purpose = format!("move guest `{name}`");
     let failed = |source| Failure::ProgramStart {
         program: XL,
@@ -135,7 +146,7 @@ fn travel(name: &str, command: &str, code: &str) -> Result<Journey, Failure> {
     };
     let started = Instant::now();
     let mut child = program::command(XL)
-        .args(["-vvv", "migrate", "-s", "", name, command])
+        .args(["-vvv", "migrate", "-s", "", name, &command])
         .env(CODE, code)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -157,14 +168,14 @@ fn travel(name: &str, command: &str, code: &str) -> Result<Journey, Failure> {
 
 /// What `xl` and `house-page send` say on the way.
 #[derive(Debug, Default)]
-struct Account {
+pub struct Account {
     lines: Vec<String>,
     stopped: Option<Duration>,
     runs: Option<Duration>,
 }
 
 impl Account {
-    fn listen(&mut self, child: &mut Child, started: Instant) {
+    pub fn listen(&mut self, child: &mut Child, started: Instant) {
         let Some(said) = child.stderr.take() else {
             return;
         };
@@ -214,29 +225,32 @@ impl Account {
                 )),
             };
         }
-        let own = |line: &&String| line.starts_with("error: ");
-        if let Some(first) = self.lines.iter().position(|line| own(&line)) {
-            let rest = self.lines[first..].iter();
-            let cause = rest
-                .clone()
-                .find_map(|line| line.strip_prefix("  because: "));
-            let hint = rest.clone().find_map(|line| line.strip_prefix("hint: "));
-            let mut why = self.lines[first].trim_start_matches("error: ").to_owned();
-            if let Some(cause) = cause {
-                why = format!("{why}: {cause}");
-            }
-            return Failure::NotMoved {
-                guest: name.to_owned(),
-                why,
-                hint: hint.map(str::to_owned),
-            };
-        }
-        Failure::ProgramFailed {
+        self.told(name).unwrap_or_else(|| Failure::ProgramFailed {
             program: XL,
             purpose: format!("move guest `{name}`"),
             status,
             output: program::words(&self.lines.join("\n"), ""),
+        })
+    }
+
+    /// What `house-page` says went wrong, if it does.
+    pub fn told(&self, name: &str) -> Option<Failure> {
+        let own = |line: &String| line.starts_with("error: ");
+        let first = self.lines.iter().position(own)?;
+        let mut rest = self.lines[first..].iter();
+        let cause = rest
+            .clone()
+            .find_map(|line| line.strip_prefix("  because: "));
+        let hint = rest.find_map(|line| line.strip_prefix("hint: "));
+        let mut why = self.lines[first].trim_start_matches("error: ").to_owned();
+        if let Some(cause) = cause {
+            why = format!("{why}: {cause}");
         }
+        Some(Failure::NotMoved {
+            guest: name.to_owned(),
+            why,
+            hint: hint.map(str::to_owned),
+        })
     }
 }
 
@@ -248,17 +262,17 @@ pub fn receive(
     wait: Duration,
 ) -> Result<Mode, Failure> {
     let name = &entry.guest.name;
-    saved::need_xen(house, "receive a guest")?;
+    let tools = toolstack(house);
     movable(entry)?;
     saved::refuse_saved(house, catalogue, name.as_str())?;
     {
         let _held = state::lock(house, name, LOCK_LIMIT)?;
-        if Xl.domain(name.as_str())?.is_some() {
+        if tools.domain(name.as_str())?.is_some() {
             return Err(Failure::Occupied {
                 guest: name.to_string(),
             });
         }
-        Xl.need_memory(name.as_str(), Resources::of(&entry.guest).hypervisor_mib)?;
+        tools.need_memory(name.as_str(), Resources::of(&entry.guest).hypervisor_mib)?;
         let mode = wait_for(house, entry, wait)?;
         let mut record = Record {
             mode: Some(mode),
@@ -266,7 +280,7 @@ pub fn receive(
         };
         record.enter(house, name, State::Starting, None)?;
     }
-    Starter::new(house, &Xl).start(entry, &|| {})
+    Starter::new(house, &*tools).start(entry, &|| {})
 }
 
 /// The mode in which the guest came; says on standard output how to send it.
@@ -278,18 +292,25 @@ fn wait_for(house: &House, entry: &Entry, wait: Duration) -> Result<Mode, Failur
         format!("--guest={name}"),
         format!("--wait-secs={}", wait.as_secs()),
     ];
-    let modes: Vec<Mode> = entry
-        .guest
-        .modes
-        .iter()
-        .copied()
-        .filter(|mode| !mode.is_pc())
-        .collect();
+    let kvm = house.hypervisor() == Hypervisor::Kvm;
+    let fits = |mode: &Mode| match mode {
+        Mode::Kvm => kvm,
+        Mode::Hvm => false,
+        Mode::Pv | Mode::Pvh => !kvm,
+    };
+    let modes: Vec<Mode> = entry.guest.modes.iter().copied().filter(fits).collect();
     for mode in &modes {
         let digest = digest(&house.config(entry, *mode)?);
         arguments.push(format!("--fits={mode}={digest}"));
     }
-    arguments.extend(["--", XL, "migrate-receive"].map(str::to_owned));
+    arguments.push("--".to_owned());
+    if kvm {
+        let own = std::env::current_exe().map_err(Failure::Output)?;
+        arguments.push(own.to_string_lossy().into_owned());
+        arguments.extend(["take-in", name.as_str()].map(str::to_owned));
+    } else {
+        arguments.extend([XL, "migrate-receive"].map(str::to_owned));
+    }
     let failed = |source| Failure::ProgramStart {
         program: HOUSE_PAGE,
         purpose: purpose.clone(),
@@ -319,10 +340,14 @@ fn wait_for(house: &House, entry: &Entry, wait: Duration) -> Result<Mode, Failur
     match came {
         Some(mode) if status.success() => Ok(mode),
         _ => {
-            // What `xl` built for a guest that did not come whole.
-            let incoming = format!("{name}--incoming");
-            if let Ok(Some(_)) = Xl.domain(&incoming) {
-                Xl.destroy(&incoming)?;
+            // What was built for a guest that did not come whole; `xl` calls it so.
+            let incoming = match kvm {
+                true => name.to_string(),
+                false => format!("{name}--incoming"),
+            };
+            let tools = toolstack(house);
+            if let Ok(Some(_)) = tools.domain(&incoming) {
+                tools.destroy(&incoming)?;
             }
             Err(Failure::NotReceived {
                 guest: name.to_string(),
@@ -356,7 +381,7 @@ fn movable(entry: &Entry) -> Result<(), Failure> {
 }
 
 /// SHA-256 of a configuration, in hex digits.
-fn digest(config: &str) -> String {
+pub fn digest(config: &str) -> String {
     let bytes = Sha256::digest(config.as_bytes());
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,8 +1,11 @@
 //! QEMU's machine protocol (QMP, docs/interop/qmp-spec.rst): one JSON text a line.
 use crate::error::Failure;
 use crate::program::QEMU;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, IoSlice, Read as _, Write as _};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -17,6 +20,8 @@ const MAX_LINE_BYTES: u64 = 1 << 20;
 pub struct Monitor {
     reader: BufReader<UnixStream>,
     writer: UnixStream,
+    /// What goes along with the next command.
+    with_file: Option<OwnedFd>,
 }
 
 impl Monitor {
@@ -28,6 +33,7 @@ impl Monitor {
         let mut monitor = Self {
             reader: BufReader::new(stream.try_clone()?),
             writer: stream,
+            with_file: None,
         };
         monitor.read()?; // the greeting
         monitor.say("qmp_capabilities", json!({}))?;
@@ -48,7 +54,7 @@ impl Monitor {
     /// The whole answer: it has `return` or `error`.
     fn say(&mut self, command: &str, arguments: Value) -> io::Result<Value> {
         let text = json!({ "execute": command, "arguments": arguments }).to_string() + "\n";
-        self.writer.write_all(text.as_bytes())?;
+        self.write(text.as_bytes())?;
         for _ in 0..MAX_LINES {
             let answer = self.read()?;
             if answer.get("return").is_some() || answer.get("error").is_some() {
@@ -56,6 +62,30 @@ impl Monitor {
             }
         }
         Err(io::ErrorKind::TimedOut.into())
+    }
+
+    /// Hands QEMU an open file, under a name for a later command (`getfd`).
+    pub fn give(&mut self, name: &str, file: BorrowedFd<'_>) -> Result<(), Failure> {
+        // It goes beside the bytes of the command that asks for it (unix(7), SCM_RIGHTS).
+        self.with_file = file.try_clone_to_owned().ok();
+        self.execute("getfd", json!({ "fdname": name })).map(drop)
+    }
+
+    fn write(&mut self, text: &[u8]) -> io::Result<()> {
+        let Some(file) = self.with_file.take() else {
+            return self.writer.write_all(text);
+        };
+        let files = [file.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&files));
+        let sent = sendmsg(
+            &self.writer,
+            &[IoSlice::new(text)],
+            &mut control,
+            SendFlags::empty(),
+        )?;
+        self.writer.write_all(&text[sent..])
     }
 
     /// What QEMU gives back; its refusal is an error.

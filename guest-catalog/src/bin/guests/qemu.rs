@@ -4,15 +4,18 @@
 //! started with lies beside it: the program and its arguments, one a line.
 use crate::error::Failure;
 use crate::house::House;
+use crate::machine_stream::Heading;
 use crate::machines;
 use crate::monitor::Monitor;
-use crate::program::{self, IP, QEMU};
+use crate::program::{self, QEMU};
+use crate::qemu_travel::{Manner, emulated};
 use crate::xl::{Domain, Toolstack};
 use guest_catalog::address::{Mac, QUIET_BRIDGE};
 use guest_catalog::{Entry, screen, tap_name};
 use rustix::process::{Pid, Signal, getpgid, kill_process, setpriority_pgrp};
 use serde_json::{Value, json};
-use std::fs;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -23,12 +26,13 @@ const CREATE_LIMIT: Duration = Duration::from_secs(120);
 /// How long it may take to end when it is told to, before it is killed, and after.
 const QUIT_LIMIT: Duration = Duration::from_secs(15);
 const KILL_LIMIT: Duration = Duration::from_secs(5);
-const PAUSE: Duration = Duration::from_millis(100);
+pub const PAUSE: Duration = Duration::from_millis(100);
 /// Limit for `ip`.
-const CONNECT_LIMIT: Duration = Duration::from_secs(20);
-const LAN_NETDEV: &str = "lan";
+pub const CONNECT_LIMIT: Duration = Duration::from_secs(20);
+pub const LAN_NETDEV: &str = "lan";
 /// The last but one place of the PC's bus: Linux calls a card there `ens30`, in every guest.
 const LAN_SLOT: &str = "0x1e";
+const LAN_DRIVER: &str = "virtio-net-pci";
 /// What stays for dom0 itself when memory is counted, and what QEMU takes beside a guest's memory.
 const RESERVE_MIB: u64 = 96;
 
@@ -42,6 +46,8 @@ struct Machine {
     alive: bool,
     memory_mib: u64,
     resident_mib: u64,
+    /// The card on the LAN that it was started with: it came from elsewhere with it.
+    came_with: Option<Mac>,
 }
 
 impl Qemu<'_> {
@@ -72,15 +78,10 @@ impl Qemu<'_> {
 
     /// Whether process `pid` is the QEMU of `name`, and its numbers.
     fn machine(&self, name: String, pid: u32) -> Machine {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
-        let value = |key: &str| {
-            let mut pairs = words.windows(2);
-            let pair = pairs.find(|pair| pair[0] == key.as_bytes())?;
-            Some(String::from_utf8_lossy(pair[1]).into_owned())
-        };
+        let words = arguments(pid);
+        let value = |key: &'static str| values(&words, key).next();
         let alive =
-            words.first() == Some(&QEMU.as_bytes()) && value("-name").as_ref() == Some(&name);
+            words.first().is_some_and(|word| word == QEMU) && value("-name") == Some(name.as_str());
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let resident = status
             .lines()
@@ -90,6 +91,7 @@ impl Qemu<'_> {
         Machine {
             alive,
             memory_mib: value("-m").and_then(|text| text.parse().ok()).unwrap_or(0),
+            came_with: values(&words, "-device").find_map(lan_card_of),
             resident_mib: resident.unwrap_or(0) / 1024,
             name,
             pid,
@@ -110,7 +112,7 @@ impl Qemu<'_> {
             .find(|machine| machine.name == name)
     }
 
-    fn monitor(&self, name: &str) -> Result<Monitor, Failure> {
+    pub fn monitor(&self, name: &str) -> Result<Monitor, Failure> {
         let path = self.place(name, "monitor");
         Monitor::connect(&path).map_err(|source| Failure::File {
             attempt: "ask QEMU through",
@@ -119,12 +121,17 @@ impl Qemu<'_> {
         })
     }
 
-    fn ask(&self, name: &str, command: &'static str, arguments: Value) -> Result<Value, Failure> {
+    pub fn ask(
+        &self,
+        name: &str,
+        command: &'static str,
+        arguments: Value,
+    ) -> Result<Value, Failure> {
         self.monitor(name)?.execute(command, arguments)
     }
 
-    /// What a machine left.
-    fn clear(&self, name: &str) {
+    /// Removes what a machine left.
+    pub fn clear(&self, name: &str) {
         for end in ["pid", "monitor", "console", "vnc"] {
             // What is not there need not go.
             let _ = fs::remove_file(self.place(name, end));
@@ -144,6 +151,32 @@ impl Qemu<'_> {
         {
             println!("guests: guest `{name}` keeps its priority: {error}");
         }
+    }
+
+    /// What a guest was started with: the program, and its arguments.
+    pub fn started_with(&self, name: &str) -> Result<String, Failure> {
+        let path = self.0.config_file(name);
+        fs::read_to_string(&path).map_err(Failure::file("read", &path))
+    }
+
+    /// The value of the first argument `key` of a guest's QEMU.
+    pub fn argument(&self, name: &str, key: &'static str) -> Option<String> {
+        let words = arguments(self.find(name)?.pid);
+        values(&words, key).next().map(str::to_owned)
+    }
+
+    /// The card on the LAN that a guest brought.
+    pub fn came_with(&self, name: &str) -> Option<Mac> {
+        self.find(name)?.came_with
+    }
+
+    /// Starts QEMU. Children work where the thread does that starts them.
+    pub fn launch(&self, args: &[&str], purpose: &str) -> Result<(), Failure> {
+        let keeps = args.contains(&"kvm") && self.0.is_emulated();
+        let kept = keeps.then(machines::OnFirstProcessor::keep).flatten();
+        let outcome = program::run(QEMU, args, purpose, CREATE_LIMIT).map(drop);
+        drop(kept);
+        outcome
     }
 
     fn wait_gone(&self, name: &str, limit: Duration) -> bool {
@@ -190,21 +223,12 @@ impl Toolstack for Qemu<'_> {
     }
 
     fn create(&self, name: &str, config: &Path) -> Result<(), Failure> {
-        let text = fs::read_to_string(config).map_err(|source| Failure::File {
-            attempt: "read",
-            path: config.to_owned(),
-            source,
-        })?;
+        let text = fs::read_to_string(config).map_err(Failure::file("read", config))?;
         self.clear(name);
         // The first line is the program.
         let args: Vec<&str> = text.lines().skip(1).collect();
         let purpose = format!("start guest `{name}`");
-        // Children work where the thread does that starts them.
-        let keeps = args.contains(&"kvm") && self.0.is_emulated();
-        let kept = keeps.then(machines::OnFirstProcessor::keep).flatten();
-        let outcome = program::run(QEMU, &args, &purpose, CREATE_LIMIT);
-        drop(kept);
-        let outcome = match outcome {
+        let outcome = match self.launch(&args, &purpose) {
             Err(Failure::ProgramFailed { output, .. })
                 if args.contains(&"kvm") && output.contains("KVM") =>
             {
@@ -212,13 +236,8 @@ impl Toolstack for Qemu<'_> {
                     "guests: guest `{name}` is emulated, since KVM does not start it: {output}"
                 );
                 self.clear(name);
-                let swap = |word| match word {
-                    "kvm" => "tcg",
-                    "host" => "max",
-                    other => other,
-                };
-                let args: Vec<&str> = args.into_iter().map(swap).collect();
-                program::run(QEMU, &args, &purpose, CREATE_LIMIT)
+                let args: Vec<&str> = args.into_iter().map(emulated).collect();
+                self.launch(&args, &purpose)
             }
             other => other,
         };
@@ -229,37 +248,31 @@ impl Toolstack for Qemu<'_> {
 
     fn connect(&self, entry: &Entry) -> Result<(), Failure> {
         let network = &entry.guest.network;
-        let Some(bridge) = network.first_bridge() else {
-            return Ok(());
-        };
-        let tap = tap_name(entry.mac);
-        let purpose = format!("connect guest `{}`", entry.guest.name);
-        for words in connecting(&tap, bridge) {
-            program::run(IP, &words, &purpose, CONNECT_LIMIT)?;
+        match network.first_bridge() {
+            Some(bridge) => self.connect_card(entry.guest.name.as_str(), entry.mac, bridge),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// By hot-plugging (ACPI): systems that do not know it do without. The card is a port of the bridge before the guest sees it,
-    /// and asks by it.
+    /// and asks by it. One that came with its guest when there was no bridge is only connected.
     fn plug(&self, name: &str, mac: Mac, bridge: &str) -> Result<(), Failure> {
+        if self.came_with(name) == Some(mac) {
+            return self.connect_card(name, mac, bridge);
+        }
         let tap = tap_name(mac);
         let mut monitor = self.monitor(name)?;
         let line = json!({
             "type": "tap", "id": LAN_NETDEV, "ifname": tap, "script": "no", "downscript": "no",
         });
         monitor.execute("netdev_add", line)?;
-        let purpose = format!("give guest `{name}` a card on the LAN");
-        let mut commands = connecting(&tap, bridge).into_iter();
-        let plugged = commands
-            .try_for_each(|words| program::run(IP, &words, &purpose, CONNECT_LIMIT).map(drop))
-            .and_then(|()| {
-                let card = json!({
-                    "driver": "virtio-net-pci", "netdev": LAN_NETDEV, "mac": mac.to_string(),
-                    "bus": "pci.0", "addr": LAN_SLOT, "romfile": "",
-                });
-                monitor.execute("device_add", card).map(drop)
+        let plugged = self.connect_card(name, mac, bridge).and_then(|()| {
+            let card = json!({
+                "driver": LAN_DRIVER, "netdev": LAN_NETDEV, "mac": mac.to_string(),
+                "bus": "pci.0", "addr": LAN_SLOT, "romfile": "",
             });
+            monitor.execute("device_add", card).map(drop)
+        });
         if plugged.is_err() {
             // Without it there is no tap, and it is tried again.
             monitor.execute("netdev_del", json!({ "id": LAN_NETDEV }))?;
@@ -267,10 +280,37 @@ impl Toolstack for Qemu<'_> {
         plugged
     }
 
+    fn lan_cards(&self, ids: &[u32]) -> BTreeMap<u32, Mac> {
+        let machines = self.machines().into_iter();
+        let card = |machine: Machine| Some((machine.pid, machine.came_with?));
+        machines
+            .filter(|machine| ids.contains(&machine.pid))
+            .filter_map(card)
+            .collect()
+    }
+
+    fn save(&self, entry: &Entry, file: &Path) -> Result<(), Failure> {
+        let name = entry.guest.name.as_str();
+        let to = File::create(file).map_err(Failure::file("write", file))?;
+        let heading = self.heading(entry)?;
+        heading.write(&to).map_err(Failure::file("write", file))?;
+        self.write_out(name, &to, Manner::Still)?;
+        self.destroy(name)
+    }
+
+    fn restore(&self, entry: &Entry, file: &Path) -> Result<(), Failure> {
+        let from = File::open(file).map_err(Failure::file("open", file))?;
+        let heading =
+            Heading::read(&from, PAUSE).map_err(Failure::file("read the first line of", file))?;
+        self.await_in(entry, &heading)?;
+        self.read_in(entry, &heading, &from)?;
+        self.go_on(entry.guest.name.as_str())
+    }
+
     /// A guest with a kernel of ours gets Ctrl+Alt+Del, which every Linux takes, and QEMU ends where it would restart the
     /// machine; others find their power button pressed.
     fn shutdown(&self, name: &str) -> Result<(), Failure> {
-        let started_with = fs::read_to_string(self.0.run("xl").join(format!("{name}.cfg")));
+        let started_with = self.started_with(name);
         let mut monitor = self.monitor(name)?;
         if !started_with.is_ok_and(|text| text.lines().any(|line| line == "-kernel")) {
             return monitor.execute("system_powerdown", json!({})).map(drop);
@@ -310,8 +350,34 @@ impl Toolstack for Qemu<'_> {
     }
 }
 
+/// The arguments of a running process.
+fn arguments(pid: u32) -> Vec<String> {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words = line.split(|byte| *byte == 0);
+    words
+        .map(|word| String::from_utf8_lossy(word).into_owned())
+        .collect()
+}
+
+/// What follows each `key` in `words`.
+fn values<'w>(words: &'w [String], key: &'static str) -> impl Iterator<Item = &'w str> {
+    let pairs = words.windows(2);
+    pairs.filter_map(move |pair| (pair[0] == key).then_some(pair[1].as_str()))
+}
+
+/// A card on the LAN as an argument, where it is there from the beginning.
+pub fn lan_card(mac: Mac) -> String {
+    format!("{LAN_DRIVER},netdev={LAN_NETDEV},mac={mac},bus=pci.0,addr={LAN_SLOT},romfile=")
+}
+
+/// The hardware address in such an argument.
+fn lan_card_of(argument: &str) -> Option<Mac> {
+    let card = argument.strip_prefix(&format!("{LAN_DRIVER},netdev={LAN_NETDEV},mac="))?;
+    Mac::parse(card.split(',').next()?)
+}
+
 /// What makes a card a port of a bridge, for `ip`. Isolated guests see dom0 alone, not each other: before the card is up.
-fn connecting<'a>(tap: &'a str, bridge: &'a str) -> Vec<Vec<&'a str>> {
+pub fn connecting<'a>(tap: &'a str, bridge: &'a str) -> Vec<Vec<&'a str>> {
     let mut commands = vec![vec!["link", "set", "dev", tap, "master", bridge]];
     if bridge == QUIET_BRIDGE {
         let isolated = ["type", "bridge_slave", "isolated", "on"];
@@ -336,6 +402,19 @@ mod tests {
         assert_eq!(said("guests0"), ["master guests0", "up"]);
         let quiet = ["master quiet0", "type bridge_slave isolated on", "up"];
         assert_eq!(said("quiet0"), quiet);
+    }
+
+    #[test]
+    fn a_card_that_came_along_is_known_by_its_argument() {
+        let mac = Mac::parse("00:16:3e:00:00:01").unwrap();
+        let words = [
+            "-device",
+            "virtio-net-pci,netdev=net0,mac=x",
+            "-device",
+            &lan_card(mac),
+        ];
+        let words = words.map(str::to_owned);
+        assert_eq!(values(&words, "-device").find_map(lan_card_of), Some(mac));
     }
 
     #[test]

@@ -1,13 +1,12 @@
 //! `guests save` and `guests restore`: a guest sleeps as a file, and goes on where it was.
 //!
-//! The file holds the guest's memory and state (`xl save`); it lies in `/var/lib/gasthaus/saved`, which is in dom0's own memory, so
+//! The file holds the guest's memory and state (`xl save`, or QEMU's stream); it lies in `/var/lib/gasthaus/saved`, which is in dom0's own memory, so
 //! there has to be room for it. What the guest wrote to its disks stays in their layers meanwhile.
 use crate::error::Failure;
-use crate::house::{House, Hypervisor};
-use crate::program::{self, XL};
+use crate::house::House;
 use crate::start::Starter;
 use crate::state::{self, Record, State};
-use crate::xl::{Toolstack, Xl};
+use crate::xl::toolstack;
 use guest_catalog::{Catalogue, Entry, Mode, Resources};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,16 +14,16 @@ use std::time::{Duration, Instant};
 
 const LOCK_LIMIT: Duration = Duration::from_secs(60);
 /// Limit for writing or reading a guest's memory: some 20 MB/s on an emulated machine, and room for a large guest.
-const COPY_LIMIT: Duration = Duration::from_secs(900);
+pub const COPY_LIMIT: Duration = Duration::from_secs(900);
 /// What a saved guest needs besides its memory.
 const MARGIN_MIB: u64 = 16;
 
 /// Saves a guest and ends its domain; how long it took and how large the file is, in bytes.
 pub fn save(house: &House, entry: &Entry) -> Result<(Duration, u64), Failure> {
     let name = &entry.guest.name;
-    need_xen(house, "save a guest")?;
+    let tools = toolstack(house);
     let _held = state::lock(house, name, LOCK_LIMIT)?;
-    let domain = Xl.domain(name.as_str())?.filter(|domain| !domain.dead);
+    let domain = tools.domain(name.as_str())?.filter(|domain| !domain.dead);
     let domain = domain.ok_or_else(|| Failure::NotRunning {
         guest: name.to_string(),
     })?;
@@ -38,16 +37,11 @@ pub fn save(house: &House, entry: &Entry) -> Result<(Duration, u64), Failure> {
     let before = record.clone();
     record.enter(house, name, State::Saved, None)?;
     let started = Instant::now();
-    let purpose = format!("save guest `{name}`");
-    let outcome = program::run(
-        XL,
-        &["save", name.as_str(), &partial.to_string_lossy()],
-        &purpose,
-        COPY_LIMIT,
-    )
-    .and_then(|_| fs::rename(&partial, &path).map_err(Failure::file("keep", &path)));
+    let outcome = tools
+        .save(entry, &partial)
+        .and_then(|()| fs::rename(&partial, &path).map_err(Failure::file("keep", &path)));
     if let Err(failure) = outcome {
-        // `xl` lets the guest go on when it could not save it.
+        // The guest goes on when it could not be saved.
         let _ = fs::remove_file(&partial);
         let mut record = before;
         let (state, reason) = (record.state, record.reason.clone());
@@ -63,7 +57,7 @@ pub fn save(house: &House, entry: &Entry) -> Result<(Duration, u64), Failure> {
 /// Lets a saved guest go on, and waits until it is up.
 pub fn restore(house: &House, entry: &Entry) -> Result<(Duration, Mode), Failure> {
     let name = &entry.guest.name;
-    need_xen(house, "restore a guest")?;
+    let tools = toolstack(house);
     let path = file(house, entry);
     let started = Instant::now();
     {
@@ -73,28 +67,18 @@ pub fn restore(house: &House, entry: &Entry) -> Result<(Duration, Mode), Failure
                 guest: name.to_string(),
             });
         }
-        if Xl.domain(name.as_str())?.is_some() {
+        if tools.domain(name.as_str())?.is_some() {
             return Err(Failure::Runs {
                 guest: name.to_string(),
             });
         }
-        Xl.need_memory(name.as_str(), Resources::of(&entry.guest).hypervisor_mib)?;
-        let purpose = format!("restore guest `{name}`");
-        let arguments = ["restore", &path.to_string_lossy()];
-        program::run(XL, &arguments, &purpose, COPY_LIMIT)?;
+        tools.need_memory(name.as_str(), Resources::of(&entry.guest).hypervisor_mib)?;
+        tools.restore(entry, &path)?;
         // It runs: what was saved is the past, and a second life from it would destroy the disks of the first.
         fs::remove_file(&path).map_err(Failure::file("remove", &path))?;
     }
-    let mode = Starter::new(house, &Xl).start(entry, &|| {})?;
+    let mode = Starter::new(house, &*tools).start(entry, &|| {})?;
     Ok((started.elapsed(), mode))
-}
-
-/// Refuses what `xl` alone can do, where QEMU runs the guests.
-pub fn need_xen(house: &House, attempt: &'static str) -> Result<(), Failure> {
-    match house.hypervisor() {
-        Hypervisor::Kvm => Err(Failure::XenOnly { attempt }),
-        Hypervisor::Xen | Hypervisor::None => Ok(()),
-    }
 }
 
 /// Whether a guest is saved.
@@ -125,7 +109,7 @@ pub fn refuse_saved(house: &House, catalogue: &Catalogue, name: &str) -> Result<
 
 fn file(house: &House, entry: &Entry) -> PathBuf {
     let folder = house.root().join("var/lib/gasthaus/saved");
-    folder.join(format!("{}.xen", entry.guest.name))
+    folder.join(format!("{}.memory", entry.guest.name))
 }
 
 fn need_room(folder: &Path, entry: &Entry, needed_mib: u64) -> Result<(), Failure> {

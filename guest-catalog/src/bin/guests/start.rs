@@ -8,6 +8,7 @@ use crate::state::{Lock, Record, State, lock};
 use crate::xl::Toolstack;
 use guest_catalog::{Entry, Mode, Resources};
 use std::fs;
+use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -274,25 +275,7 @@ impl<'h> Starter<'h> {
 
     fn create(&self, entry: &Entry, mode: Mode) -> Result<(), Failure> {
         let name = entry.guest.name.as_str();
-        let text = self.house.config(entry, mode)?;
-        let path = self.house.run("xl").join(format!("{name}.cfg"));
-        let failed = |source| Failure::File {
-            attempt: "write",
-            path: path.clone(),
-            source,
-        };
-        let mut folders = vec![self.house.run("xl")];
-        if mode.is_pc() {
-            folders.push(self.house.machines());
-        }
-        if mode == Mode::Kvm {
-            folders.extend(self.house.console_log(entry).parent().map(Into::into));
-        }
-        folders
-            .iter()
-            .try_for_each(fs::create_dir_all)
-            .and_then(|()| fs::write(&path, text))
-            .map_err(failed)?;
+        let path = write_config(self.house, entry, mode)?;
         if mode.is_pc() {
             machines::mount_layer(self.house)?;
         }
@@ -392,6 +375,25 @@ impl<'h> Starter<'h> {
             std::thread::sleep(pause);
         }
     }
+}
+
+/// Writes what a guest is started with, and makes the folders that it names; where it is.
+pub fn write_config(house: &House, entry: &Entry, mode: Mode) -> Result<PathBuf, Failure> {
+    let text = house.config(entry, mode)?;
+    let path = house.config_file(entry.guest.name.as_str());
+    let mut folders = vec![house.run("xl")];
+    if mode.is_pc() {
+        folders.push(house.machines());
+    }
+    if mode == Mode::Kvm {
+        folders.extend(house.console_log(entry).parent().map(Into::into));
+    }
+    folders
+        .iter()
+        .try_for_each(fs::create_dir_all)
+        .and_then(|()| fs::write(&path, text))
+        .map_err(Failure::file("write", &path))?;
+    Ok(path)
 }
 
 fn not_up(entry: &Entry, failed: Vec<(Mode, String)>) -> Failure {

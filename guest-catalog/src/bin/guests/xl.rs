@@ -5,6 +5,7 @@ use crate::error::Failure;
 use crate::house::{House, Hypervisor};
 use crate::program::{self, XL};
 use crate::qemu::Qemu;
+use crate::saved::COPY_LIMIT;
 use crate::xenstore::Store;
 use guest_catalog::address::Mac;
 use guest_catalog::{Entry, screen};
@@ -49,6 +50,10 @@ pub trait Toolstack: Sync {
     fn lan_cards(&self, _ids: &[u32]) -> BTreeMap<u32, Mac> {
         BTreeMap::new()
     }
+    /// Writes a running guest to a file, and ends it.
+    fn save(&self, entry: &Entry, file: &Path) -> Result<(), Failure>;
+    /// Lets a guest go on from such a file.
+    fn restore(&self, entry: &Entry, file: &Path) -> Result<(), Failure>;
     /// Asks the guest to end; comes back at once.
     fn shutdown(&self, name: &str) -> Result<(), Failure>;
     /// Makes the machine ready for guests; at once, if it is.
@@ -143,6 +148,19 @@ impl Toolstack for Xl {
         };
         let card = |id: &u32| Some((*id, store.card_of(*id, LAN_CARD).ok()??));
         ids.iter().filter_map(card).collect()
+    }
+
+    fn save(&self, entry: &Entry, file: &Path) -> Result<(), Failure> {
+        let name = entry.guest.name.as_str();
+        let purpose = format!("save guest `{name}`");
+        let words = ["save", name, &file.to_string_lossy()];
+        program::run(XL, &words, &purpose, COPY_LIMIT).map(drop)
+    }
+
+    fn restore(&self, entry: &Entry, file: &Path) -> Result<(), Failure> {
+        let purpose = format!("restore guest `{}`", entry.guest.name);
+        let words = ["restore", &file.to_string_lossy()];
+        program::run(XL, &words, &purpose, COPY_LIMIT).map(drop)
     }
 
     fn shutdown(&self, name: &str) -> Result<(), Failure> {
