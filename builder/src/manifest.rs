@@ -126,6 +126,9 @@ pub struct GuestSummary {
     pub memory_mib: u64,
     /// Its address on the guests' bridge.
     pub address: String,
+    /// Whether it starts by itself: those are counted in the ready line.
+    #[serde(default)]
+    pub autostart: bool,
 }
 
 /// A package or file that was fetched.

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use gasthaus_debian::lock::LockedRecipe;
 use gasthaus_rootfs::sandbox::Sandbox;
-use guest_catalog::{Guest, OciSource};
+use guest_catalog::{Guest, OciSource, PackageSource};
 
 pub use self::request::{BuildRequest, Built, Outcome, ProfileMode, lock_path_for};
 use crate::cache::{Cache, room};
@@ -24,6 +24,9 @@ use crate::stages::{
     machines, medium, mini, net, netboot, profile, site, store, stream, tools,
 };
 use crate::tool::Tools;
+
+/// Lock file in the cache, for guests that are tried alone.
+pub const TRY_LOCK: &str = "try.lock";
 
 /// The stages in order, with what each does; `gasthaus plan` prints them, `--until` names one.
 pub const STAGES: [(&str, &str); 13] = [
@@ -344,6 +347,44 @@ pub fn tools_only(request: &BuildRequest, sandbox: &Sandbox, ui: &Ui) -> Result<
     );
     let debs = fetch::fetch_sets(&cx, &locked, request, &[fetch::TOOLS_SET])?;
     tools::unpack_tools(&cx, &debs)
+}
+
+/// Takes the file that a guest is out of its package into `folder`; where it is. No other package is fetched.
+///
+/// # Errors
+/// As [`build`].
+pub fn package_only(
+    request: &BuildRequest,
+    guest: &Guest,
+    source: &PackageSource,
+    folder: &Path,
+    ui: &Ui,
+) -> Result<PathBuf, BuildError> {
+    let sandbox = Sandbox::detect(0)?;
+    let cache = Cache::of_user()?;
+    let name = fetch::guest_set(guest.name.as_str());
+    let path = cache.root().join(TRY_LOCK);
+    let have = |renewed| {
+        let set = lock::package_set(name.clone(), source);
+        let locked = lock::lock_set(request, set, &path, renewed, &cache, ui)?;
+        let settings = Settings {
+            jobs: request.jobs,
+            level: 0,
+            epoch_secs: locked.epoch_secs,
+        };
+        let (recipe, dir) = (&request.recipe, &request.recipe_dir);
+        let cx = StageCx::new(recipe, dir, &cache, &sandbox, ui, settings);
+        fetch::fetch_sets(&cx, &locked, request, &[&name])
+    };
+    // The archive may have another version by now; nobody asked for the one of last time.
+    let debs = match have(false) {
+        Err(BuildError::Fetch(error)) if !request.offline => {
+            tracing::info!("{error}; asking what there is now");
+            have(true)?
+        }
+        had => had?,
+    };
+    guests::packaged(debs.set(&name), source, folder)
 }
 
 /// Makes the initramfs of a guest that is a container image, in `folder`, as an image's build does; our kernel for it.

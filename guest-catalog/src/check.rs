@@ -181,6 +181,7 @@ impl Guest {
         let becomes_disk = match self.source {
             Source::Image(_) => Some("source.image"),
             Source::Url(_) => Some("source.url"),
+            Source::Package(_) => Some("source.package"),
             Source::Builtin(_) | Source::Debian(_) | Source::Oci(_) => None,
         };
         // A kernel may be all of a guest.

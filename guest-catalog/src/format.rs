@@ -53,6 +53,10 @@ pub(crate) fn check(format: &str, text: &str) -> Result<(), &'static str> {
             is_image_path(text),
             "an absolute path, or a file name in the guest's folder; letters, digits and `-_.+~/`, no `..`",
         ),
+        "package-path" => (
+            text.starts_with('/') && is_image_path(text),
+            "a path that begins with `/`; letters, digits and `-_.+~`, no `..`",
+        ),
         "oci-image" => (
             is_image_path(text) || crate::OciReference::parse(text).is_some(),
             "a file as for other images, or an image in a registry: `docker://HOST/NAME:TAG`, `docker://HOST/NAME@sha256:…`, without TLS `docker+http://…`",

@@ -41,7 +41,9 @@ pub use qemu::{QemuHouse, QemuPlace, render_qemu, tap_name};
 pub use render::{PlacedDisk, Placement, cow_device_name, render_xl};
 pub use resources::Resources;
 pub use schema::{SCHEMA_JSON, generate_schema};
-pub use source::{BuiltinGuest, DebianSource, ImageSource, OciSource, Source, UrlSource};
+pub use source::{
+    BuiltinGuest, DebianSource, ImageSource, OciSource, PackageSource, Source, UrlSource,
+};
 
 /// Modules that the `tiny` guest loads, in this order: the network front ends of Xen and of QEMU/KVM.
 ///

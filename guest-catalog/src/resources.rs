@@ -31,7 +31,11 @@ impl Resources {
         let memory_mib = u64::from(guest.memory_mib);
         let disk_mib = match &guest.source {
             Source::Debian(debian) => u64::from(debian.disk_mib),
-            Source::Builtin(_) | Source::Image(_) | Source::Url(_) | Source::Oci(_) => 0,
+            Source::Builtin(_)
+            | Source::Image(_)
+            | Source::Package(_)
+            | Source::Url(_)
+            | Source::Oci(_) => 0,
         };
         let writable = guest
             .disks

@@ -12,6 +12,8 @@ pub enum Source {
     Debian(DebianSource),
     /// A disk, floppy or disc image made by others; the disk whose `image` is `disk.img`.
     Image(ImageSource),
+    /// The same, a file of a Debian package.
+    Package(PackageSource),
     /// The same, fetched from an address; the lock file holds its digest.
     Url(UrlSource),
     /// A container image; its files become the guest's initramfs, and our init runs its program.
@@ -29,6 +31,25 @@ pub struct ImageSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "sha256"))]
     pub sha256: Option<String>,
+}
+
+/// An image that a Debian package has, in the suite of the recipe: that file alone; nothing is installed, and no other package needed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct PackageSource {
+    /// Name of the package.
+    #[schemars(extend("format" = "package-name"))]
+    pub name: String,
+    /// Path of the file in it: any image that `source.image` takes.
+    #[schemars(extend("format" = "package-path"))]
+    pub file: String,
+}
+
+impl PackageSource {
+    /// The file's name: the last part of its path.
+    pub fn file_name(&self) -> &str {
+        self.file.rsplit('/').next().unwrap_or_default()
+    }
 }
 
 /// An image made by others, fetched from where it is published. Held to `sha256`, or to what `sums` says when the lock is

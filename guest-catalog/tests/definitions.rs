@@ -256,7 +256,7 @@ fn every_field_wrong_in_turn() {
         (
             "[source.debian]",
             "[source.debain]",
-            "line 11: `source.debain` is no known key; allowed are `builtin`, `debian`, `image`, `url`, `oci`; did you mean `debian`?",
+            "line 11: `source.debain` is no known key; allowed are `builtin`, `debian`, `image`, `package`, `url`, `oci`; did you mean `debian`?",
         ),
         (
             "[source.debian]",
@@ -632,6 +632,40 @@ fn every_field_of_a_pc_wrong_in_turn() {
         (
             format!("{file}sha1 = \"abc\""),
             "`source.url.sha1` is no known key",
+    let of_package = |source: &str| {
+        let (begin, end) = (
+            PC.find("[source.image]").unwrap(),
+            PC.find("[[disks]]").unwrap(),
+        );
+        let text = [&PC[..begin], "[source.package]\n", source, "\n", &PC[end..]].concat();
+        let parsed = Guest::parse("web/guest.toml", &text);
+        parsed.map(drop).map_err(|error| error.to_string())
+    };
+    let (name, file) = ("name = \"ipxe\"\n", "file = \"/usr/lib/ipxe/ipxe.iso\"");
+    assert_eq!(of_package(&format!("{name}{file}")), Ok(()));
+    for (source, expected) in [
+        (name.to_owned(), "needs the key `file`"),
+        (file.to_owned(), "needs the key `name`"),
+        (
+            format!("name = \"ipxe; id\"\n{file}"),
+            "`source.package.name` is `\"ipxe; id\"`; expected a Debian package name",
+        ),
+        (
+            format!("{name}file = \"ipxe.iso\""),
+            "`source.package.file` is `\"ipxe.iso\"`; expected a path that begins with `/`",
+        ),
+        (
+            format!("{name}file = \"/usr/../etc/shadow\""),
+            "`source.package.file` is `\"/usr/../etc/shadow\"`; expected a path",
+        ),
+        (
+            format!("{name}{file}\nsuite = \"sid\""),
+            "`source.package.suite` is no known key",
+        ),
+    ] {
+        let found = of_package(&source).unwrap_err();
+        assert!(found.contains(expected), "{expected}: {found}");
+    }
         ),
     ] {
         let found = from_url(&source).unwrap_err();

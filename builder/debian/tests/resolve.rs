@@ -127,6 +127,20 @@ fn a_request_becomes_a_lock_and_files() {
     };
     assert_eq!(names("dom0"), ["aa 1", "bb 1+deb13u1", "cc 1"]);
     assert_eq!(names("tools"), ["bb 1+deb13u1", "cc 1"]);
+    // A file of a package needs nothing that the package depends on; and that is another wish.
+    let mut alone = request.clone();
+    alone.sets[1].alone = true;
+    let taken = lab.resolve(&alone).unwrap();
+    assert_eq!(taken.set("tools").len(), 1);
+    assert_eq!(taken.set("tools")[0].name, "cc");
+    assert!(!recipe.matches(&alone.digest()));
+    alone.sets[1].install = vec!["no-such".into()];
+    let error = lab.resolve(&alone).unwrap_err();
+    let cause = std::error::Error::source(&error).map(ToString::to_string);
+    assert!(
+        cause.is_some_and(|cause| cause.contains("`no-such` is in none of the suites")),
+        "{error}"
+    );
     assert!(recipe.set("dom0")[0].essential && recipe.set("dom0")[1].pre_depended);
     assert!(recipe.matches(&request.digest()));
     assert_eq!(

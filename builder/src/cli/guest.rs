@@ -22,7 +22,7 @@ use crate::error::BuildError;
 use crate::guest::trial::{self, Published, Watch};
 use crate::guest::{self, TryError, oci, pin};
 use crate::guest_source::{embedded, read_definition};
-use crate::pipeline;
+use crate::pipeline::{self, BuildRequest};
 use crate::qemu::{QemuError, find_qemu, firmware};
 use crate::stages::fetch::Bars;
 use crate::stages::guests;
@@ -129,6 +129,7 @@ fn source_word(guest: &Guest) -> &'static str {
         Source::Builtin(_) => "builtin",
         Source::Debian(_) => "debian",
         Source::Image(_) => "image",
+        Source::Package(_) => "package",
         Source::Url(_) => "url",
         Source::Oci(_) => "oci",
     }
@@ -186,6 +187,10 @@ fn show(name: &str, json: bool) -> CliResult {
             row("image", &source.file);
             let any = "any file of that name";
             row("sha256", source.sha256.as_deref().unwrap_or(any));
+        }
+        Source::Package(source) => {
+            row("package", &source.name);
+            row("image", &source.file);
         }
         Source::Url(source) => {
             row("image", &source.url);
@@ -317,6 +322,16 @@ fn container(
     guests::find_container(source, pulled.first().map(PathBuf::as_path), places)
 }
 
+/// What the demo would be built by.
+fn alone(offline: bool) -> Result<BuildRequest, super::Failure> {
+    let common = Common {
+        offline,
+        locked: false,
+        jobs: None,
+    };
+    common.request(None)
+}
+
 /// A guest of a container image with the kernel that an image of ours would give it: the demo's, by the lock file that lies here, else
 /// by one in the cache.
 fn container_alone(
@@ -328,15 +343,10 @@ fn container_alone(
     cx: &Context,
 ) -> Result<Published, super::Failure> {
     let found = container(source, places, offline, cx)?;
-    let common = Common {
-        offline,
-        locked: false,
-        jobs: None,
-    };
-    let mut request = common.request(None)?;
+    let mut request = alone(offline)?;
     if !request.lock_path.exists() {
         let cache = Cache::of_user().map_err(BuildError::from)?;
-        request.lock_path = cache.root().join("try.lock");
+        request.lock_path = cache.root().join(pipeline::TRY_LOCK);
     }
     let kernel = pipeline::container_only(&request, guest, source, &found, folder, &cx.ui)?;
     Ok(Published {
@@ -346,25 +356,37 @@ fn container_alone(
     })
 }
 
-/// The guest's image, from a folder, the cache or its address.
+/// The guest's image, from a folder, the cache, its address or its package; one of a package is put into `folder`.
 fn published(
     guest: &Guest,
     places: &[PathBuf],
+    folder: &Path,
     offline: bool,
     cx: &Context,
-) -> Result<Published, BuildError> {
+) -> Result<Published, super::Failure> {
     match &guest.source {
         Source::Url(source) => {
             let fetcher = fetcher(offline)?;
             let progress = Bars::new(&cx.ui, "download");
             Ok(Published {
-                path: pin::have(source, places, &fetcher, &progress)?,
+                path: pin::have(source, places, &fetcher, &progress).map_err(BuildError::from)?,
                 alone: true,
                 kernel: None,
             })
         }
+        Source::Package(source) => Ok(Published {
+            path: match guest::beside::find(source.file_name(), places) {
+                Some(path) => path,
+                None => {
+                    let request = alone(offline)?;
+                    pipeline::package_only(&request, guest, source, folder, &cx.ui)?
+                }
+            },
+            alone: true,
+            kernel: None,
+        }),
         Source::Image(source) => Ok(Published {
-            path: guest::find(guest, source, places)?,
+            path: guest::find(guest, source, places).map_err(BuildError::from)?,
             alone: source.sha256.is_some(),
             kernel: None,
         }),
@@ -393,7 +415,7 @@ fn try_guest(args: &TryArgs, cx: &Context) -> CliResult {
         Source::Oci(source) => {
             container_alone(guest, source, &places, scratch.path(), args.offline, cx)?
         }
-        _ => published(guest, &places, args.offline, cx)?,
+        _ => published(guest, &places, scratch.path(), args.offline, cx)?,
     };
     let ready = trial::ready(&entry, &published, &places, scratch.path())?;
     let qemu = find_qemu()?;

@@ -29,8 +29,7 @@ pub fn files(guest: &Guest, places: &[PathBuf]) -> Result<Vec<(String, PathBuf)>
     names.dedup();
     names.retain(|name| !Path::new(name).is_absolute() && !is_made(guest, name));
     let found = names.into_iter().map(|name| {
-        let mut candidates = places.iter().map(|place| place.join(name));
-        match candidates.find(|candidate| name != DEFINITION_NAME && candidate.is_file()) {
+        match find(name, places).filter(|_| name != DEFINITION_NAME) {
             Some(path) => Ok((name.to_owned(), path)),
             None => Err(TryError::NoImage {
                 guest: guest.name.to_string(),
@@ -43,9 +42,16 @@ pub fn files(guest: &Guest, places: &[PathBuf]) -> Result<Vec<(String, PathBuf)>
     found.collect()
 }
 
+/// The first of `places` with a file `name`, and that file.
+#[must_use]
+pub fn find(name: &str, places: &[PathBuf]) -> Option<PathBuf> {
+    let mut candidates = places.iter().map(|place| place.join(name));
+    candidates.find(|candidate| candidate.is_file())
+}
+
 fn is_made(guest: &Guest, name: &str) -> bool {
     let makes: &[&str] = match guest.source {
-        Source::Image(_) | Source::Url(_) => &[RAW_NAME],
+        Source::Image(_) | Source::Package(_) | Source::Url(_) => &[RAW_NAME],
         Source::Debian(_) => &[RAW_NAME, INITRD_NAME],
         Source::Builtin(_) | Source::Oci(_) => &[INITRD_NAME],
     };

@@ -91,10 +91,12 @@ pub fn can_be_alone(guest: &Guest) -> Result<(), TryError> {
         }
         // Our kernel runs it, on any kind of machine.
         Source::Oci(_) => Ok(()),
-        Source::Image(_) | Source::Url(_) if !guest.modes.iter().any(|mode| mode.is_pc()) => {
+        Source::Image(_) | Source::Package(_) | Source::Url(_)
+            if !guest.modes.iter().any(|mode| mode.is_pc()) =>
+        {
             Err(not_alone("none of its modes is a PC (`hvm`, `kvm`)"))
         }
-        Source::Image(_) | Source::Url(_) => Ok(()),
+        Source::Image(_) | Source::Package(_) | Source::Url(_) => Ok(()),
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use gasthaus_debian::fetch::{FetchError, FetchOptions, Fetcher, Progress, Wanted};
 use gasthaus_debian::lock::{LockedPackage, LockedRecipe};
 use gasthaus_debian::mirror::{self, Mirrors, Wishes};
-use gasthaus_rootfs::deb::{Deb, DebError};
+use gasthaus_rootfs::deb::{Deb, DebError, EntryKind, Next};
 use sha2::{Digest, Sha256};
 
 use super::StageCx;
@@ -28,6 +28,9 @@ pub const FILES_SET: &str = "files";
 
 /// The set of what the layer `machines` is made of.
 pub const MACHINES_SET: &str = "machines";
+
+/// Largest single file that is taken out of a package, in bytes: kernels, unpacked, are below 70 MB.
+pub const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// The set of a guest's packages.
 #[must_use]
@@ -53,6 +56,23 @@ impl LocalDeb {
     /// If it is not a package.
     pub fn open(&self) -> Result<Deb, BuildError> {
         Deb::open(&self.path).map_err(self.failed())
+    }
+
+    /// The first file whose path, without the `/` before it, is `wanted`; `None` if there is none.
+    ///
+    /// # Errors
+    /// If it is not a package, or the file is larger than [`MAX_FILE_BYTES`].
+    pub fn file(&self, wanted: impl Fn(&str) -> bool) -> Result<Option<Vec<u8>>, BuildError> {
+        let mut found = None;
+        let visit = self.open()?.for_each_data_entry(|entry| {
+            if entry.meta.kind == EntryKind::File && entry.meta.path.to_str().is_some_and(&wanted) {
+                found = Some(entry.read_to_vec(MAX_FILE_BYTES)?);
+                return Ok(Next::Stop);
+            }
+            Ok::<_, DebError>(Next::Continue)
+        });
+        visit.map_err(self.failed())?;
+        Ok(found)
     }
 
     /// Says which package an error is about.

@@ -12,13 +12,15 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use guest_catalog::address::{DEFAULT_BRIDGE, render_quiet_network, render_static_leases};
-use guest_catalog::{BuiltinGuest, Catalogue, Entry as Placed, Mode, NetworkMode, Source};
+use guest_catalog::{
+    BuiltinGuest, Catalogue, Entry as Placed, Mode, NetworkMode, PackageSource, Source,
+};
 
 use self::debian::DebianGuest;
 use self::in_memory::tiny_initrd;
 pub use self::in_memory::{CONTAINER_INITRD, container, find_container};
 use super::StageCx;
-use super::fetch::{Debs, guest_set};
+use super::fetch::{Debs, LocalDeb, guest_set};
 use super::initramfs::list;
 use super::kernel::Kernel;
 use super::layers::{self, Layer, Packing, check_superblock, mkfs_erofs};
@@ -90,6 +92,7 @@ impl Guests {
                 name: entry.guest.name.to_string(),
                 memory_mib: entry.guest.memory_mib.into(),
                 address: entry.address.map(|a| a.to_string()).unwrap_or_default(),
+                autostart: entry.guest.autostart,
             })
             .collect()
     }
@@ -216,6 +219,11 @@ fn make_guest(
             parts.push(format!("{:?}", source.command).into_bytes());
             None
         }
+        Source::Package(source) => {
+            parts.push(debs.digest_of(&guest_set(&name)).to_vec());
+            parts.push(source.file.clone().into_bytes());
+            None
+        }
         Source::Url(_) => {
             let digest = debs.input_digest(&guest_set(&name));
             parts.push(digest.unwrap_or_default().into_bytes());
@@ -251,6 +259,11 @@ fn make_guest(
                     guest_image::prepare(guest, source, places, scratch)?;
                     Ok(())
                 }
+                (None, Source::Package(source)) => {
+                    let published = packaged(debs.set(&guest_set(&name)), source, scratch)?;
+                    guest_image::prepare_file(guest, &published, true, scratch)?;
+                    fs::remove_file(&published).map_err(BuildError::io("remove", &published))
+                }
                 (None, Source::Oci(source)) => {
                     let pulled = debs.input(&guest_set(&name));
                     let found = find_container(source, pulled, places)?;
@@ -280,6 +293,27 @@ fn make_guest(
             cached,
         ))
     })
+}
+
+/// The file that `source` names, taken out of its package into `folder`.
+///
+/// # Errors
+/// If the package is not in `set`, or has no such file.
+pub fn packaged(
+    set: &[LocalDeb],
+    source: &PackageSource,
+    folder: &Path,
+) -> Result<PathBuf, BuildError> {
+    let deb = set.iter().find(|deb| deb.name == source.name);
+    let deb = deb.ok_or_else(|| BuildError::NoFile {
+        package: source.name.clone(),
+        file: source.file.clone(),
+    })?;
+    let bytes = deb.file(|path| path == source.file.trim_start_matches('/'))?;
+    let bytes = bytes.ok_or_else(|| BuildError::no_file(deb, &source.file))?;
+    let published = folder.join(format!("{}.published", source.file_name()));
+    write(&published, &bytes)?;
+    Ok(published)
 }
 
 /// Where the images of a guest lie: beside its definition, beside the recipe, and in the folders of GASTHAUS_IMAGES.

@@ -8,11 +8,11 @@ use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use gasthaus_rootfs::deb::{EntryKind, ExtractOptions, Next};
+use gasthaus_rootfs::deb::ExtractOptions;
 
 use super::StageCx;
 use super::bzimage;
-use super::fetch::{DOM0_SET, Debs, LocalDeb};
+use super::fetch::{DOM0_SET, Debs, LocalDeb, MAX_FILE_BYTES};
 use super::modules::{Choice, ModuleIndex};
 use crate::cache::Key;
 use crate::error::BuildError;
@@ -22,8 +22,6 @@ use crate::tool::Tools;
 
 /// Raise when the way this is made changes.
 const REVISION: &str = "kernel-2";
-/// The largest kernel, module or hypervisor that is taken; Debian's are below 70 MB unpacked.
-const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// Kernel, modules and hypervisor.
 #[derive(Clone, Debug)]
@@ -299,16 +297,8 @@ pub fn xen_efi(debs: &Debs) -> Result<Vec<u8>, BuildError> {
 }
 
 fn first_file(deb: &LocalDeb, wanted: impl Fn(&str) -> bool) -> Result<Vec<u8>, BuildError> {
-    let mut found = None;
-    let visit = deb.open()?.for_each_data_entry(|entry| {
-        if entry.meta.kind == EntryKind::File && entry.meta.path.to_str().is_some_and(&wanted) {
-            found = Some(entry.read_to_vec(MAX_FILE_BYTES)?);
-            return Ok(Next::Stop);
-        }
-        Ok::<_, gasthaus_rootfs::deb::DebError>(Next::Continue)
-    });
-    visit.map_err(deb.failed())?;
-    found.ok_or_else(|| BuildError::no_file(deb, "the file that is wanted of it"))
+    deb.file(wanted)?
+        .ok_or_else(|| BuildError::no_file(deb, "the file that is wanted of it"))
 }
 
 fn find<'a>(

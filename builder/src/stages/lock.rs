@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use gasthaus_debian::lock::{Lock, LockError, LockedRecipe};
 use gasthaus_debian::release::Keyring;
 use gasthaus_debian::resolve::{PackageSet, Request, resolve};
-use guest_catalog::Source;
+use guest_catalog::{PackageSource, Source};
 
 use super::fetch::{
     Bars, DOM0_SET, FILES_SET, MACHINES_SET, TOOLS_SET, fetcher, guest_set, mirrors_for,
@@ -89,6 +89,39 @@ pub fn update(
     Ok((old, locked))
 }
 
+/// The packages of one set and no others, from the lock at `path` if that has them; `renewed`: as the archives are now.
+///
+/// # Errors
+/// As [`lock`].
+pub fn lock_set(
+    request: &BuildRequest,
+    set: PackageSet,
+    path: &Path,
+    renewed: bool,
+    cache: &Cache,
+    ui: &Ui,
+) -> Result<LockedRecipe, BuildError> {
+    let name = set.name.clone();
+    let wanted = of_suite(request, vec![set]);
+    let mut lock = load(path)?;
+    let known = lock.recipes.get(&name);
+    if let Some(locked) = known.filter(|locked| !renewed && locked.matches(&wanted.digest())) {
+        return Ok(locked.clone());
+    }
+    if request.offline {
+        return Err(BuildError::NotLocked {
+            path: path.to_owned(),
+            recipe: name,
+            found: "has no such recipe",
+            flag: "--offline",
+        });
+    }
+    let locked = renew(request, &wanted, cache, ui)?;
+    lock.recipes.insert(name, locked.clone());
+    lock.save(path)?;
+    Ok(locked)
+}
+
 fn load(path: &Path) -> Result<Lock, BuildError> {
     match Lock::load(path) {
         Err(LockError::Missing { .. }) => Ok(Lock::default()),
@@ -145,6 +178,7 @@ pub fn request_of(request: &BuildRequest) -> Result<Request, BuildError> {
             provided: definition.provided(),
             recommends: false,
             essential: true,
+            alone: false,
         },
         PackageSet {
             name: TOOLS_SET.into(),
@@ -188,6 +222,7 @@ pub fn request_of(request: &BuildRequest) -> Result<Request, BuildError> {
                 essential: true,
                 ..PackageSet::default()
             }),
+            Source::Package(source) => sets.push(package_set(name, source)),
             Source::Url(source) => inputs.push(pin::request(name, source)),
             Source::Oci(source) => {
                 let image = oci::reference_of(source);
@@ -196,14 +231,24 @@ pub fn request_of(request: &BuildRequest) -> Result<Request, BuildError> {
             Source::Builtin(_) | Source::Image(_) => {}
         }
     }
-    let components: Vec<&str> = recipe
-        .debian
-        .components
-        .iter()
-        .map(|c| c.as_str())
-        .collect();
-    let suite = recipe.debian.suite.as_str();
-    let mut request = Request::debian(suite, ARCHITECTURE, &components, sets);
+    let mut request = of_suite(request, sets);
     request.inputs = inputs;
     Ok(request)
+}
+
+/// A package in the lock's set `name`, for a file of it.
+#[must_use]
+pub fn package_set(name: String, source: &PackageSource) -> PackageSet {
+    PackageSet {
+        name,
+        install: vec![source.name.clone()],
+        alone: true,
+        ..PackageSet::default()
+    }
+}
+
+fn of_suite(request: &BuildRequest, sets: Vec<PackageSet>) -> Request {
+    let debian = &request.recipe.debian;
+    let components: Vec<&str> = debian.components.iter().map(|c| c.as_str()).collect();
+    Request::debian(debian.suite.as_str(), ARCHITECTURE, &components, sets)
 }

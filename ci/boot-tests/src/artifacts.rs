@@ -76,6 +76,13 @@ impl Artifacts {
             .unwrap_or(Path::new("/"))
     }
 
+    /// How many guests start by themselves.
+    #[must_use]
+    pub fn autostarted(&self) -> u32 {
+        let guests = self.manifest["guests"].as_array().into_iter().flatten();
+        guests.filter(|guest| guest["autostart"] == true).count() as u32
+    }
+
     /// The line the booted system prints when all is up. It holds the build id, so a stale image cannot pass.
     #[must_use]
     pub fn ready_mark(&self, hypervisor: &str, up: u32, all: u32) -> String {

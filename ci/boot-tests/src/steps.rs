@@ -22,15 +22,15 @@ pub fn tell(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// How many guests the image has: the demo has two.
+/// How many guests of the image start by themselves: the demo has two.
 ///
 /// # Panics
 /// When the manifest lists fewer than two.
 #[must_use]
 pub fn guests(artifacts: &Artifacts) -> u32 {
-    let guests = artifacts.manifest["guests"].as_array().map_or(0, Vec::len);
-    assert!(guests >= 2, "the manifest lists {guests} guests");
-    guests as u32
+    let guests = artifacts.autostarted();
+    assert!(guests >= 2, "the manifest lists {guests} such guests");
+    guests
 }
 
 /// The ready line of a boot on Xen with all guests up.

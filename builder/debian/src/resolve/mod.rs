@@ -154,7 +154,11 @@ pub fn resolve(
             recommends: set.recommends,
             essential: set.essential,
         };
-        let chosen = solve::solve(&universe, &wish).map_err(|source| ResolveError::Solve {
+        let chosen = match set.alone {
+            true => solve::alone(&universe, &wish),
+            false => solve::solve(&universe, &wish),
+        };
+        let chosen = chosen.map_err(|source| ResolveError::Solve {
             set: set.name.clone(),
             source,
         })?;

@@ -31,6 +31,8 @@ pub struct PackageSet {
     pub recommends: bool,
     /// Also every essential package: wanted for a system, not for a heap of tools.
     pub essential: bool,
+    /// Without what they depend on: for files that are taken out of them. Nothing else counts then but `install`.
+    pub alone: bool,
 }
 
 /// A file from an address of its own.
@@ -115,8 +117,11 @@ impl Request {
         sets.sort_by_key(|set| &set.name);
         for set in sets {
             line(format_args!(
-                "set {} recommends={} essential={}",
-                set.name, set.recommends, set.essential
+                "set {} recommends={} essential={}{}",
+                set.name,
+                set.recommends,
+                set.essential,
+                if set.alone { " alone" } else { "" }
             ));
             for (sign, names) in [
                 ('+', &set.install),

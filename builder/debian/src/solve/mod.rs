@@ -93,6 +93,25 @@ pub fn solve<'t>(universe: &Universe<'t>, wish: &Wish) -> Result<Vec<Chosen<'t>>
     Ok(needed(universe, wish, &roots, &picked))
 }
 
+/// The best candidate of each package to install, and nothing that these depend on, ordered by name.
+///
+/// # Errors
+/// When a wish is malformed, or there is no such package.
+pub fn alone<'t>(universe: &Universe<'t>, wish: &Wish) -> Result<Vec<Chosen<'t>>, SolveError> {
+    let mut chosen = Vec::new();
+    for text in &wish.install {
+        for group in relation::parse(text).map_err(SolveError::BadWish)? {
+            let best = universe.candidates(&group).into_iter().next();
+            let best = best.ok_or_else(|| SolveError::Conflict {
+                reasons: vec![format!("`{text}` is in none of the suites")],
+            })?;
+            chosen.push(universe.chosen(best, false));
+        }
+    }
+    chosen.sort_by_key(|c| c.package.name);
+    Ok(chosen)
+}
+
 /// A wish as text, and whether it is one because the package is essential.
 pub(crate) struct Root {
     pub(crate) text: String,

@@ -38,13 +38,22 @@ pub(super) fn prepare(args: &PrepareArgs, cx: &Context) -> CliResult {
     let mut guest = entry.guest;
     let mut places = args.images.clone();
     places.extend([folder, PathBuf::from(".")]);
-    if !matches!(guest.source, Source::Image(_) | Source::Url(_)) {
+    if !matches!(
+        guest.source,
+        Source::Image(_) | Source::Package(_) | Source::Url(_)
+    ) {
         return Err(BuildError::from(TryError::NoSource {
             guest: guest.name.to_string(),
         })
         .into());
     }
-    let image = published(&guest, &places, args.offline, cx)?;
+    let unpacked = crate::scratch::folder().map_err(|source| TryError::File {
+        attempt: "make a folder in",
+        path: std::env::temp_dir(),
+        source,
+    });
+    let unpacked = unpacked.map_err(BuildError::from)?;
+    let image = published(&guest, &places, unpacked.path(), args.offline, cx)?;
 
     // Made beside its place and renamed: what is broken off does not look finished.
     let to = &args.to;

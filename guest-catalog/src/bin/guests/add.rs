@@ -90,6 +90,7 @@ fn bring_files(origin: &Origin, guest: &Guest, folder: &Path, free: u64) -> Resu
     let (image, digest) = match &guest.source {
         Source::Image(source) => (Some(source.file.clone()), source.sha256.clone()),
         Source::Url(source) => (Some(source.url.clone()), source.sha256.clone()),
+        Source::Package(source) => (Some(source.file.clone()), None),
         _ => (None, None),
     };
     if image.is_some() && digest.is_none() {

@@ -214,7 +214,10 @@ impl Failure {
                     .into(),
             ),
             Self::Present { .. } => Some("give the new one another `name`".into()),
-            Self::NoDigest { .. } => Some("add `sha256`, which `sha256sum` gives".into()),
+            Self::NoDigest { .. } => Some(
+                "add `sha256`, which `sha256sum` gives, or take the folder that `gasthaus guest prepare` makes"
+                    .into(),
+            ),
             Self::NoNotice { .. } => Some("`journalctl -u gasthaus-page` tells what became of it".into()),
             Self::NoKeymap { nearest, .. } => Some(match nearest {
                 Some(nearest) => format!("did you mean `{nearest}`? `guests keymap` lists them"),

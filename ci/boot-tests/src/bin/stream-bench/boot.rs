@@ -264,7 +264,7 @@ impl Streamed {
 fn ready_mark(options: &Options, artifacts: &Artifacts) -> Outcome<String> {
     let out = options.folder.join("net/out");
     let full = Artifacts::load(&out.join("demo.iso"), &out.join("demo.manifest.json"))?;
-    let all = full.manifest["guests"].as_array().map_or(0, Vec::len) as u32;
+    let all = full.autostarted();
     Ok(match options.flavour == "xen" {
         true => artifacts.ready_mark("xen", all, all),
         false => artifacts.ready_mark("none", 0, all),
