@@ -19,8 +19,6 @@ done
 # `|| true`: with pipefail a missing QEMU would end this script without a word, which is there to install it.
 qemu_has=$({ qemu-system-x86_64 --version 2>/dev/null || true; } | sed -n '1s/.*version \([0-9]*\).*/\1/p')
 [ "${qemu_has:-0}" -ge $qemu_least ] || missing+=(qemu-system-x86 qemu-utils)
-[ -e /usr/lib/grub-xen/grub-x86_64-xen.bin ] || missing+=(grub-xen-host) # a guest of Xen
-[ -e /boot/invaders.exec ] || missing+=(grub-invaders) # a guest that is its own operating system
 [ -e /usr/share/OVMF/OVMF_CODE_4M.fd ] || [ -d /usr/share/edk2 ] || missing+=(ovmf)
 
 say() { echo "ci/lib/install.sh: $*" >&2; }

@@ -13,29 +13,26 @@ use crate::{Screenshot, Vm};
 
 /// A PC on an emulated processor: its firmware alone takes minutes as a guest of Xen there.
 const START_LIMIT: Duration = Duration::from_secs(600);
-/// Where Debian's package `grub-xen-host` has GRUB.
-const GRUB_PLACE: &str = "/usr/lib/grub-xen";
 
-/// A disk with guests of the catalogue in a tar archive, and the names of those whose images were found, in GASTHAUS_IMAGES or
-/// where GRUB's package puts them. Others are told, and missed in CI.
+/// A disk with guests of the catalogue in a tar archive, and the names of those whose images were found in GASTHAUS_IMAGES.
+/// Others are told, and missed in CI.
 ///
 /// # Panics
 /// When the archive cannot be made; in CI, when an image is missing.
 #[must_use]
 pub fn guests_disk<'n>(wanted: &[(&'n str, &str)], dir: &Path) -> (PathBuf, Vec<&'n str>) {
-    let mut places = vec![PathBuf::from(GRUB_PLACE)];
-    places.extend(env::var_os("GASTHAUS_IMAGES").map(PathBuf::from));
+    let place = env::var_os("GASTHAUS_IMAGES").map(PathBuf::from);
     let catalogue = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guest-catalog/guests");
     let root = dir.join("guests");
     let mut names = Vec::new();
     for (guest, file) in wanted {
-        let paths = places.iter().map(|place| place.join(file));
-        let Some(image) = paths.into_iter().find(|path| path.is_file()) else {
+        let path = place.as_ref().map(|place| place.join(file));
+        let Some(image) = path.filter(|path| path.is_file()) else {
             assert!(
                 env::var_os("CI").is_none(),
-                "{guest}: no {file} in {places:?}"
+                "{guest}: no {file} in {place:?}"
             );
-            tell(&format!("{guest}: no {file} in {places:?}; not booted"));
+            tell(&format!("{guest}: no {file} in {place:?}; not booted"));
             continue;
         };
         let folder = root.join(guest);

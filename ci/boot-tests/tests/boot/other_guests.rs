@@ -169,7 +169,7 @@ fn house_with_a_container(dir: &Path) -> Artifacts {
     let demo = fs::read_to_string(recipes.join("demo.toml")).unwrap();
     let recipe = demo
         .replace("name = \"demo\"", "name = \"house\"")
-        .replace("\"debian\"]", "\"debian\", \"./web/guest.toml\"]");
+        .replace("\"debian\",", "\"debian\", \"./web/guest.toml\",");
     fs::write(dir.join("house.toml"), recipe).unwrap();
     let lock = artifacts().lock_folder().join("gasthaus.lock");
     fs::copy(lock, dir.join("gasthaus.lock")).unwrap();
@@ -205,12 +205,7 @@ fn grub_and_a_pc_are_guests_of_xen() {
     let name = "more-guests";
     let dir = tempfile::tempdir().unwrap();
     let artifacts = house_with_a_container(dir.path());
-    let wanted = [
-        ("grub-pv", "grub-x86_64-xen.bin"),
-        ("grub-pvh", "grub-i386-xen_pvh.bin"),
-        FREEDOS,
-    ];
-    let (disk, names) = guests_disk(&wanted, dir.path());
+    let (disk, names) = guests_disk(&[FREEDOS], dir.path());
     let qemu = Qemu::new(name, Firmware::Bios)
         .medium(Medium::Cd, &artifacts.iso)
         .medium(Medium::Disk, &disk);
@@ -222,7 +217,7 @@ fn grub_and_a_pc_are_guests_of_xen() {
     for guest in ["debian", "web"] {
         done(&mut vm, &format!("sudo -n guests stop --now {guest}"));
     }
-    for guest in names {
+    for guest in ["grub-pv", "grub-pvh"].into_iter().chain(names) {
         let mode = guest.strip_prefix("grub-").unwrap_or("hvm");
         start(&mut vm, guest, mode);
         if mode == "hvm" {
