@@ -8,15 +8,13 @@ use boot_tests::{
     steps::{done, run, tell},
 };
 
-use super::network::DOM0_ON_LAN;
+use super::{network::DOM0_ON_LAN, row_of};
 
 /// A guest's start on an emulated processor that has others, too.
 pub const START_LIMIT: Duration = Duration::from_secs(300);
-/// dom0 on the bridge of isolated guests and on that of the others, and what it gives the first by their places behind the demo's guests.
+/// dom0 on the bridge of isolated guests and on that of the others.
 const DOM0: &str = "192.168.78.1";
 const BESIDE: &str = "192.168.77.1";
-const THIRD: &str = "192.168.78.12";
-const FOURTH: &str = "192.168.78.13";
 const LOG: &str = "/var/log/xen/console/guest-locked.log";
 
 /// Adds two isolated guests, one of them with Debian's disk, and asks from all sides who reaches whom. `tiny` stays what it is, and a
@@ -32,7 +30,8 @@ pub fn assert_isolated_guests_are_alone(vm: &mut Vm) {
     );
     done(vm, &locked);
     add_cell(vm);
-    for (guest, address) in [("locked", THIRD), ("cell", FOURTH)] {
+    let addresses = ["locked", "cell"].map(|guest| address_of(vm, guest));
+    for (guest, address) in ["locked", "cell"].into_iter().zip(&addresses) {
         // It is up when dom0 has fetched its page.
         let started = vm.run(&format!("sudo -n guests start {guest}"), START_LIMIT);
         let text = started.unwrap().text;
@@ -43,8 +42,16 @@ pub fn assert_isolated_guests_are_alone(vm: &mut Vm) {
         );
         assert!(page.contains(guest), "{page}");
     }
-    assert_nobody_gets_in(vm);
-    assert_it_gets_nowhere(vm);
+    assert_nobody_gets_in(vm, &addresses);
+    assert_it_gets_nowhere(vm, &addresses[1]);
+}
+
+/// What dom0 gives an isolated guest, by its place among all guests.
+fn address_of(vm: &mut Vm, guest: &str) -> String {
+    let row = row_of(vm, guest);
+    let address = row["address"].as_str().unwrap_or_default();
+    assert!(address.starts_with("192.168.78."), "{row}");
+    address.to_owned()
 }
 
 /// Adds a guest like `tiny`, but isolated.
@@ -84,7 +91,8 @@ pub fn assert_isolated_guests_of_kvm_are_alone(vm: &mut Vm) {
     let started = vm.run("sudo -n guests start cell", START_LIMIT).unwrap();
     let text = started.text;
     assert!(text.contains("guest `cell` is up in mode kvm"), "{text}");
-    let page = done(vm, &format!("curl -fsSm 20 http://{THIRD}/"));
+    let address = address_of(vm, "cell");
+    let page = done(vm, &format!("curl -fsSm 20 http://{address}/"));
     assert!(page.contains("cell"), "{page}");
     let ports = "grep -h . /sys/class/net/quiet0/brif/*/isolated";
     assert_eq!(done(vm, ports), "1");
@@ -92,7 +100,8 @@ pub fn assert_isolated_guests_of_kvm_are_alone(vm: &mut Vm) {
 }
 
 /// A machine on the LAN and one among the other guests, both with a route by way of dom0, find `tiny`, and no isolated guest.
-fn assert_nobody_gets_in(vm: &mut Vm) {
+fn assert_nobody_gets_in(vm: &mut Vm, isolated: &[String]) {
+    let isolated = isolated.join(" ");
     let forward = format!("http://{DOM0_ON_LAN}:8080/");
     for (name, bridge, own, dom0, tiny) in [
         (
@@ -126,7 +135,7 @@ fn assert_nobody_gets_in(vm: &mut Vm) {
             said.parse().is_ok_and(|lines: u32| lines > 0)
         });
         let ask = format!(
-            "for a in {THIRD} {FOURTH}; do {inside} curl -sm 5 http://$a/; {inside} ping -qc 1 -W 5 $a; done | grep -Ec 'guest|1 received'"
+            "for a in {isolated}; do {inside} curl -sm 5 http://$a/; {inside} ping -qc 1 -W 5 $a; done | grep -Ec 'guest|1 received'"
         );
         assert_eq!(run(vm, &ask).text, "0", "{name} gets in");
     }
@@ -134,8 +143,8 @@ fn assert_nobody_gets_in(vm: &mut Vm) {
 
 /// The locked one's own root gives it a default route by way of dom0 and asks everybody. dom0 answers it `ping`, so that there is a
 /// network.
-fn assert_it_gets_nowhere(vm: &mut Vm) {
-    let others = format!("{DOM0} {FOURTH} {BESIDE} 192.168.77.11 {DOM0_ON_LAN} 10.0.2.2");
+fn assert_it_gets_nowhere(vm: &mut Vm, neighbour: &str) {
+    let others = format!("{DOM0} {neighbour} {BESIDE} 192.168.77.11 {DOM0_ON_LAN} 10.0.2.2");
     let ask = [
         &*format!("ip route replace default via {DOM0}"),
         "echo cards $(ls /sys/class/net | grep -vc ^lo)",
