@@ -107,10 +107,18 @@ impl Browser {
         browser
     }
 
-    /// The value that the driver answers to a POST with a body, or a GET without.
+    /// The value that the driver answers to a POST with a body, or a GET without; not an error.
     fn ask(&self, path: &str, body: Option<Value>) -> Value {
+        let value = self.try_ask(path, body.as_ref());
+        if let Some(error) = value["error"].as_str() {
+            panic!("{path} {body:?}: {error}: {}", value["message"]);
+        }
+        value
+    }
+
+    fn try_ask(&self, path: &str, body: Option<&Value>) -> Value {
         let url = format!("{}{path}", self.session);
-        let answer = match &body {
+        let answer = match body {
             Some(body) => self
                 .agent
                 .post(&url)
@@ -127,11 +135,7 @@ impl Browser {
         let text = text.unwrap_or_else(|error| panic!("{path}: {error}"));
         let value: Value =
             serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}: {text}"));
-        let value = value["value"].clone();
-        if let Some(error) = value["error"].as_str() {
-            panic!("{path} {body:?}: {error}: {}", value["message"]);
-        }
-        value
+        value["value"].clone()
     }
 
     /// Goes to a page and waits until it is loaded.
@@ -166,10 +170,16 @@ impl Browser {
     /// # Panics
     /// When it is not there or cannot be pressed.
     pub fn press(&self, selector: &str) {
-        self.ask(
-            &format!("/element/{}/click", self.element(selector)),
-            Some(json!({})),
-        );
+        loop {
+            let path = format!("/element/{}/click", self.element(selector));
+            let answer = self.try_ask(&path, Some(&json!({})));
+            match answer["error"].as_str() {
+                None => return,
+                // The row changed between the look and the press; a person looks again, too.
+                Some("stale element reference") => {}
+                Some(error) => panic!("{path}: {error}: {}", answer["message"]),
+            }
+        }
     }
 
     /// Types into what `selector` finds.

@@ -50,7 +50,20 @@ async function act(name, word) {
 
 let last = null;
 
+// Rows by the guests' names, with what they were made of: one of which nothing changed but its age stays as it is, so that a button
+// is not exchanged for its like while somebody presses it.
+const rows = new Map();
+
 function row(guest) {
+  const of = JSON.stringify([{ ...guest, "for-secs": 0 }, busy.get(guest.name)]);
+  const known = rows.get(guest.name);
+  const line = known?.of === of ? known.line : build(guest);
+  line.querySelector("[data-age]").textContent = lasted(guest["for-secs"]);
+  rows.set(guest.name, { of, line });
+  return line;
+}
+
+function build(guest) {
   const line = made("tr");
   line.dataset.guest = guest.name;
   const who = made("td", guest.name);
@@ -73,8 +86,10 @@ function row(guest) {
   for (const [kind, word] of acts(guest)) button(kind, word, () => act(guest.name, kind), !doing);
   button("console", "Console", () => openConsole(guest.name), true);
   if (guest["has-screen"]) button("screen", "Screen", () => openScreen(guest.name), true);
+  const age = made("td");
+  age.dataset.age = "";
   line.append(who, state, made("td", guest.mode || "-"), made("td", guest.address || "-"), made("td", guest["lan-address"] || "-"),
-    made("td", `${guest["memory-mib"]} MiB`), made("td", lasted(guest["for-secs"])), buttons);
+    made("td", `${guest["memory-mib"]} MiB`), age, buttons);
   return line;
 }
 
@@ -86,7 +101,13 @@ function paint() {
   // Whoever is about to press a button finds it again.
   const at = document.activeElement?.closest?.("tr[data-guest] button");
   const held = at && [at.closest("tr").dataset.guest, at.dataset.act];
-  byId("guests").replaceChildren(...guests.map(row));
+  const place = byId("guests");
+  guests.map(row).forEach((line, index) => {
+    const there = place.children[index];
+    if (!there) place.append(line);
+    else if (there !== line) there.replaceWith(line);
+  });
+  while (place.children.length > guests.length) place.lastChild.remove();
   if (held) byId("guests").querySelector(`tr[data-guest="${held[0]}"] button[data-act="${held[1]}"]`)?.focus();
 }
 
