@@ -188,7 +188,6 @@ pub fn take_in(house: &House, name: &str) -> Result<(), Failure> {
         told.truncate(told.floor_char_boundary(LINE_MAX_BYTES - 1));
         // Who sent it may be gone.
         let _ = say(&told);
-        Qemu(house).destroy(name)?;
     }
     outcome
 }
@@ -202,17 +201,30 @@ fn target(house: &House, entry: &Entry, line: &File) -> Result<(), Failure> {
         hint: None,
     };
     let heading = Heading::read(line, WORD_LIMIT).map_err(broke)?;
+    if qemu.domain(name)?.is_some() {
+        return Err(Failure::Occupied {
+            guest: name.to_owned(),
+        });
+    }
     qemu_travel::prepare(house, entry)?;
     qemu.await_in(entry, &heading)?;
-    say("fits")?;
-    qemu.read_in(entry, &heading, line)?;
-    say("loaded")?;
-    let word = read_line(line, WORD_LIMIT).map_err(broke)?;
-    if word != "go" {
-        let told = format!("`{}` instead of `go`", program::words(&word, ""));
-        return Err(broke(io::Error::new(io::ErrorKind::InvalidData, told)));
-    }
-    qemu.go_on(name)?;
+    let come_in = || {
+        say("fits")?;
+        qemu.read_in(entry, &heading, line)?;
+        say("loaded")?;
+        let word = read_line(line, WORD_LIMIT).map_err(broke)?;
+        if word != "go" {
+            let told = format!("`{}` instead of `go`", program::words(&word, ""));
+            return Err(broke(io::Error::new(io::ErrorKind::InvalidData, told)));
+        }
+        qemu.go_on(name)
+    };
+    // It is still the other house's, or nobody's; never both's.
+    come_in().inspect_err(|_| {
+        if let Err(failure) = qemu.destroy(name) {
+            eprintln!("guests: {}", failure.in_one_line());
+        }
+    })?;
     say("runs")
 }
 

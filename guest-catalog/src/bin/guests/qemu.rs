@@ -302,9 +302,14 @@ impl Toolstack for Qemu<'_> {
         let from = File::open(file).map_err(Failure::file("open", file))?;
         let heading =
             Heading::read(&from, PAUSE).map_err(Failure::file("read the first line of", file))?;
+        let name = entry.guest.name.as_str();
         self.await_in(entry, &heading)?;
-        self.read_in(entry, &heading, &from)?;
-        self.go_on(entry.guest.name.as_str())
+        let outcome = self.read_in(entry, &heading, &from);
+        let outcome = outcome.and_then(|()| self.go_on(name));
+        if outcome.is_err() {
+            self.destroy(name)?;
+        }
+        outcome
     }
 
     /// A guest with a kernel of ours gets Ctrl+Alt+Del, which every Linux takes, and QEMU ends where it would restart the

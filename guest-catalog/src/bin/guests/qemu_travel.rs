@@ -145,7 +145,7 @@ impl Qemu<'_> {
         fits
     }
 
-    /// Reads the stream into the machine that waits, and plugs it in; it still stands.
+    /// Reads the stream into the machine that waits, and plugs it in; it still stands. Where that fails, it is the caller's to end.
     pub fn read_in(&self, entry: &Entry, heading: &Heading, from: &File) -> Result<(), Failure> {
         let name = entry.guest.name.as_str();
         let outcome = self.begin_in(name, from).and_then(|()| {
@@ -172,13 +172,9 @@ impl Qemu<'_> {
                 std::thread::sleep(PAUSE);
             }
         });
-        let outcome = outcome
-            .and_then(|()| self.connect(entry))
-            .map(|()| self.connect_lan(name, heading));
-        if outcome.is_err() {
-            self.destroy(name)?;
-        }
         outcome
+            .and_then(|()| self.connect(entry))
+            .map(|()| self.connect_lan(name, heading))
     }
 
     fn begin_in(&self, name: &str, from: &File) -> Result<(), Failure> {
