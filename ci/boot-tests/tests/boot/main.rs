@@ -10,6 +10,7 @@ mod network;
 mod other_guests;
 mod pointer;
 mod screens;
+mod units;
 
 use std::{
     net::{Ipv4Addr, TcpListener},

@@ -14,6 +14,7 @@ use super::{
     MENU_LIMIT, artifacts, assert_a_saved_guest_goes_on,
     isolated::assert_isolated_guests_of_kvm_are_alone, network::assert_guests_are_reached,
     pointer::assert_a_tablet_moves_a_pcs_pointer, screens::assert_a_pc_is_used_in_a_browser,
+    units::assert_a_guest_is_a_unit,
 };
 
 /// A guest of the catalogue and the file its image is.
@@ -92,6 +93,7 @@ fn the_kvm_entry_runs_the_same_guests_and_a_pc() {
         shown.contains("/usr/bin/qemu-system-x86_64 -name tiny ") && shown.contains("-accel kvm"),
         "{shown}"
     );
+    assert_a_guest_is_a_unit(&mut vm);
     assert_isolated_guests_of_kvm_are_alone(&mut vm);
     take_guests(&mut vm);
     for guest in names {

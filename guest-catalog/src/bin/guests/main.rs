@@ -44,6 +44,7 @@ mod tame;
 mod terminal;
 #[cfg(test)]
 mod testing;
+mod units;
 mod up;
 mod watch;
 mod xenstore;
@@ -203,6 +204,9 @@ enum Command {
     /// Pass a guest's console on to standard input and output (the page calls this)
     #[command(hide = true)]
     Attach { name: String },
+    /// Be a guest's unit: start it unless it is up, and end when it does (systemd calls this)
+    #[command(hide = true)]
+    Attend { name: String },
     /// Take in a guest that comes by standard input (`guests receive` has this called)
     #[command(hide = true)]
     TakeIn { name: String },
@@ -319,6 +323,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Page { wish } => page::run(&house, wish.as_deref()),
         Command::Keymap { at_boot: true, .. } => keymap::at_boot(&house),
         Command::Keymap { name, .. } => keymap::run(&house, name.as_deref()),
+        Command::Attend { name } => units::attend(&house, &name),
         Command::TakeIn { name } => journey::take_in(&house, &name),
         Command::Attach { name } => commands::attach(&house, &name),
         Command::Down => commands::down(&house),

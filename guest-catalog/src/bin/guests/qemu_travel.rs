@@ -4,14 +4,17 @@
 //! system nor a shell's command. Who takes a guest in starts QEMU with the arguments that the guest was started with, a card on the
 //! LAN if it had one, and `-incoming defer`; the machine stands still until it is told to go on, with all it needs in place.
 use crate::error::Failure;
+use crate::house::House;
 use crate::machine_stream::{Heading, Progress, refused};
 use crate::machines;
 use crate::migrate::digest;
 use crate::program;
-use crate::qemu::{LAN_NETDEV, PAUSE, Qemu, connecting, lan_card};
+use crate::qemu::{CONNECT_LIMIT, LAN_NETDEV, PAUSE, Qemu, connecting, lan_card};
+use crate::saved::COPY_LIMIT;
+use crate::start::write_config;
 use crate::xl::Toolstack as _;
 use guest_catalog::address::{LAN_BRIDGE, Mac};
-use guest_catalog::{Entry, tap_name};
+use guest_catalog::{Entry, Mode, tap_name};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::os::fd::AsFd as _;
@@ -21,8 +24,6 @@ use std::time::{Duration, Instant};
 const STREAM: &str = "stream";
 /// The line's own speed is the limit: bytes per second that nothing reaches.
 const BANDWIDTH: u64 = 1 << 40;
-/// Limit for writing or reading a guest's memory; see [`crate::saved::COPY_LIMIT`].
-const LIMIT: Duration = crate::saved::COPY_LIMIT;
 
 /// Whether a guest goes on while its memory is copied, or stands still from the beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,11 +79,11 @@ impl Qemu<'_> {
                 let why = match Progress::of(&answer) {
                     Progress::Through(stood) => return Ok(stood),
                     Progress::Failed(why) => why,
-                    Progress::GoesOn if started.elapsed() < LIMIT => {
+                    Progress::GoesOn if started.elapsed() < COPY_LIMIT => {
                         std::thread::sleep(PAUSE);
                         continue;
                     }
-                    Progress::GoesOn => format!("not through after {} s", LIMIT.as_secs()),
+                    Progress::GoesOn => format!("not through after {} s", COPY_LIMIT.as_secs()),
                 };
                 return Err(refused(format!("copy guest `{name}`"), why));
             }
@@ -160,10 +161,10 @@ impl Qemu<'_> {
                 let status = status.unwrap_or_default();
                 let why = match status["status"].as_str() {
                     Some("paused" | "prelaunch") => return Ok(()),
-                    Some("inmigrate") if started.elapsed() < LIMIT => None,
+                    Some("inmigrate") if started.elapsed() < COPY_LIMIT => None,
                     Some("inmigrate") => Some("not through in time".to_owned()),
                     Some(other) => Some(format!("the machine is in state `{other}`")),
-                    None if alive && started.elapsed() < LIMIT => None,
+                    None if alive && started.elapsed() < COPY_LIMIT => None,
                     None => Some("it does not take what came for a machine of this kind".into()),
                 };
                 if let Some(why) = why {
@@ -201,7 +202,7 @@ impl Qemu<'_> {
         let tap = tap_name(mac);
         let purpose = format!("connect guest `{name}`");
         connecting(&tap, bridge).into_iter().try_for_each(|words| {
-            program::run(program::IP, &words, &purpose, crate::qemu::CONNECT_LIMIT).map(drop)
+            program::run(program::IP, &words, &purpose, CONNECT_LIMIT).map(drop)
         })
     }
 
@@ -221,7 +222,7 @@ pub fn emulated(word: &str) -> &str {
 }
 
 /// Makes this machine ready for a guest that comes.
-pub fn prepare(house: &crate::house::House, entry: &Entry) -> Result<(), Failure> {
+pub fn prepare(house: &House, entry: &Entry) -> Result<(), Failure> {
     machines::prepare(house)?;
-    crate::start::write_config(house, entry, guest_catalog::Mode::Kvm).map(drop)
+    write_config(house, entry, Mode::Kvm).map(drop)
 }

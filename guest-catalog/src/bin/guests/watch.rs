@@ -2,15 +2,14 @@
 //! stay down. What changes is shown on the house's screen.
 use crate::consoles::say;
 use crate::definitions::Definitions;
-use crate::front;
-use crate::health;
 use crate::house::House;
 use crate::start::Starter;
 use crate::state::{self, Record, State};
+use crate::{front, health, units};
 use guest_catalog::{Catalogue, Entry};
 use std::collections::BTreeMap;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often the domains are looked at.
 const PAUSE: Duration = Duration::from_secs(15);
@@ -40,6 +39,7 @@ pub fn for_ever(house: &House, starter: &Starter<'_>, catalogue: Catalogue) -> !
             &mut seen,
             &health::look_again,
         );
+        units::ask(house, definitions.catalogue(), &mut seen.units);
         front::paint(house);
     }
 }
@@ -53,6 +53,8 @@ struct Seen {
     dead: BTreeMap<String, Duration>,
     /// Looks at which a guest that is up did not answer.
     silent: BTreeMap<String, u32>,
+    /// When its unit was asked for.
+    units: BTreeMap<String, Instant>,
 }
 
 /// One look at the servers of all guests that are up, at the same time: who does not answer must not delay the others.
