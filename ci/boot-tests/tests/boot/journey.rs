@@ -261,6 +261,26 @@ fn moves_by_qemu(here: &mut Vm, there: &mut Vm, house: &str) {
     );
 }
 
+/// The other house's end is killed when a machine waits there for what comes: the guest goes on, and nothing is left there.
+fn stays_when_the_line_breaks(here: &mut Vm, there: &mut Vm, house: &str) {
+    let before = uptime(here).unwrap();
+    let code = invite(there);
+    let command = format!("sudo -n guests migrate tiny {house} {code}");
+    done(here, &format!("{{ {command} >moving 2>&1 & }}"));
+    let killing =
+        "until pgrep qemu-system >/dev/null; do sleep 0.2; done; sudo -n pkill -KILL house-page";
+    let killed = there.run(killing, JOURNEY_LIMIT).unwrap();
+    assert_eq!(killed.status, 0, "{}", killed.text);
+    let said = lan::until(here, "cat moving", |said| said.contains("error: "));
+    tell(&said);
+    assert!(said.contains("guest `tiny` did not move: "), "{said}");
+    assert_eq!(tiny(here)["state"], "up");
+    assert!(uptime(here).unwrap() > before);
+    lan::until(there, "pgrep -c qemu-system; true", |said| said == "0");
+    lan::until(there, "cat journey", |said| said.contains("did not come"));
+    assert_eq!(tiny(there)["state"], "stopped");
+}
+
 #[test]
 #[ignore = "boots VMs: run ci/test boot"]
 fn a_guest_moves_without_xen_and_back() {
@@ -304,6 +324,7 @@ fn a_guest_moves_without_xen_and_back() {
     run(&mut there, "sudo -n pkill -f 'guests receive'");
     assert_eq!(open_port(&mut there), "0");
 
+    stays_when_the_line_breaks(&mut here, &mut there, &second);
     moves_by_qemu(&mut here, &mut there, &second);
     moves_by_qemu(&mut there, &mut here, &first);
     assert_eq!(done(&mut there, "pgrep -c qemu-system; true"), "0");
