@@ -1,7 +1,7 @@
 //! Checks of one guest as a whole: what holds between keys, and what a schema cannot say.
 use crate::address::Mac;
 use crate::error::ProblemKind;
-use crate::{Access, BootFrom, Guest, Mode, NetworkMode, OciReference, Source, format};
+use crate::{Access, BootFrom, Extraction, Guest, Mode, NetworkMode, OciReference, Source, format};
 
 /// What `source.image` is called in the guest's folder.
 pub(crate) const SOURCE_IMAGE: &str = "disk.img";
@@ -94,6 +94,37 @@ impl Guest {
                 conflict(
                     format!("inject[{index}].disk"),
                     format!("is `{}`, but no disk is called so", injection.disk),
+                );
+            }
+        }
+        for (index, extraction) in self.extract.iter().enumerate() {
+            let on_source = self
+                .disks
+                .iter()
+                .any(|disk| disk.device == extraction.disk && disk.image == SOURCE_IMAGE);
+            if !on_source {
+                conflict(
+                    format!("extract[{index}].disk"),
+                    format!(
+                        "is `{}`, but no disk with the image `{SOURCE_IMAGE}` is called so",
+                        extraction.disk
+                    ),
+                );
+            }
+            if matches!(
+                self.source,
+                Source::Builtin(_) | Source::Debian(_) | Source::Oci(_)
+            ) {
+                conflict(
+                    format!("extract[{index}]"),
+                    "is of no use: the guest's kernel is made with its disk".into(),
+                );
+            }
+            let same = |earlier: &Extraction| earlier.to == extraction.to;
+            if self.extract[..index].iter().any(same) {
+                conflict(
+                    format!("extract[{index}].to"),
+                    format!("is `{}`, as is an earlier one's", extraction.to),
                 );
             }
         }

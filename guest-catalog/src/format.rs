@@ -7,6 +7,9 @@ use crate::GuestName;
 /// Longest text of one line in bytes, e.g. a kernel command line (Linux cuts at 2048 on x86).
 pub(crate) const LINE_MAX_BYTES: usize = 1024;
 
+/// What files are called that are made for every guest that has them.
+const MADE: [&str; 4] = ["disk.img", "seed.img", "initrd.zst", "guest.toml"];
+
 /// How an armored certificate begins (RFC 9580 §6.2).
 const PUBLIC_KEY: &str = "-----BEGIN PGP PUBLIC KEY BLOCK-----";
 /// The first words of a file of signify(1).
@@ -56,6 +59,10 @@ pub(crate) fn check(format: &str, text: &str) -> Result<(), &'static str> {
         "package-path" => (
             text.starts_with('/') && is_image_path(text),
             "a path that begins with `/`; letters, digits and `-_.+~`, no `..`",
+        ),
+        "file-name" => (
+            !text.starts_with('/') && is_image_path(text) && !MADE.contains(&text),
+            "a file name of letters, digits and `-_.+~`, none of `disk.img`, `seed.img`, `initrd.zst`, `guest.toml`",
         ),
         "oci-image" => (
             is_image_path(text) || crate::OciReference::parse(text).is_some(),

@@ -63,6 +63,10 @@ pub struct Guest {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub inject: Vec<Injection>,
+    /// Files taken out of the guest's disk for `boot.kernel` and `boot.initrd`: its own kernel, without a boot loader.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub extract: Vec<Extraction>,
     /// What a cloud image is told at its first boot; becomes the disk whose `image` is `seed.img`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<Seed>,
@@ -124,6 +128,25 @@ pub struct Injection {
     /// The file's whole content.
     #[schemars(extend("format" = "text"))]
     pub text: String,
+}
+
+/// A file taken out of a FAT, ext2, ext3 or ext4 file system on the guest's disk when it is prepared, after files were put there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Extraction {
+    /// The disk, by its `device`: one whose image is `disk.img`.
+    #[schemars(extend("format" = "block-device"))]
+    pub disk: String,
+    /// Partition that holds the file system, by its number in the MBR or GPT; without it, the file system fills the disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 128))]
+    pub partition: Option<u32>,
+    /// Path in the file system. Links are followed as the guest would follow them: `/vmlinuz` is Debian's kernel.
+    #[schemars(extend("format" = "package-path"))]
+    pub path: String,
+    /// What it is called beside the disk.
+    #[schemars(extend("format" = "file-name"))]
+    pub to: String,
 }
 
 /// What a cloud image is told at its first boot (cloud-init's NoCloud): the files of a small disk called `CIDATA`.

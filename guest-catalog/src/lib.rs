@@ -31,8 +31,8 @@ mod source;
 pub use catalogue::{Catalogue, Entry, nearest};
 pub use error::{GuestError, Problem, ProblemKind};
 pub use guest::{
-    Access, Answer, Boot, BootFrom, Disk, Display, Guest, Health, HttpHealth, Injection, Mode,
-    Seed, SeedFormat, TcpHealth,
+    Access, Answer, Boot, BootFrom, Disk, Display, Extraction, Guest, Health, HttpHealth,
+    Injection, Mode, Seed, SeedFormat, TcpHealth,
 };
 pub use name::GuestName;
 pub use network::{Forward, Network, NetworkMode, Protocol};

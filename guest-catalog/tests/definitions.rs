@@ -671,6 +671,38 @@ fn every_field_of_a_pc_wrong_in_turn() {
         let parsed = Guest::parse("web/guest.toml", &text);
         parsed.map(drop).map_err(|error| error.to_string())
     };
+    let taken = |more: &str| with(&format!("[[extract]]\n{more}"));
+    let kernel = "disk = \"fda\"\npath = \"/boot/vmlinuz-6.12+deb13\"\nto = \"linux\"";
+    assert_eq!(taken(kernel), Ok(()));
+    for (more, expected) in [
+        (
+            kernel.replace("fda", "fdb"),
+            "`extract[0].disk` is `fdb`, but no disk with the image `disk.img` is called so",
+        ),
+        (
+            kernel.replace("linux\"", "../linux\""),
+            "`extract[0].to` is `\"../linux\"`; expected a file name",
+        ),
+        (
+            kernel.replace("linux\"", "guest.toml\""),
+            "`extract[0].to` is `\"guest.toml\"`; expected a file name",
+        ),
+        (
+            kernel.replace("/boot/", "boot/../"),
+            "`extract[0].path` is `\"boot/../vmlinuz-6.12+deb13\"`; expected a path",
+        ),
+        (
+            format!("{kernel}\npartition = 0"),
+            "`extract[0].partition` is 0; expected 1 to 128",
+        ),
+        (
+            format!("{kernel}\n[[extract]]\n{kernel}"),
+            "`extract[1].to` is `linux`, as is an earlier one's",
+        ),
+    ] {
+        let found = taken(&more).unwrap_err();
+        assert!(found.contains(expected), "{expected}: {found}");
+    }
     let disk = "[[disks]]\ndevice = \"hdb\"\nimage = \"seed.img\"\n[seed]\n";
     for good in [
         format!("{disk}user = \"anna\"\nssh-keys = [\"ssh-ed25519 AA\"]"),

@@ -227,6 +227,13 @@ fn show(name: &str, json: bool) -> CliResult {
             &format!("{}: {}, {bytes} bytes", injection.disk, injection.path),
         );
     }
+    for extraction in &guest.extract {
+        let taken = format!(
+            "{}: {} as {}",
+            extraction.disk, extraction.path, extraction.to
+        );
+        row("extract", &taken);
+    }
     row("hardware", &entry.mac.to_string());
     for line in guest.notes.iter().flat_map(|notes| notes.lines()) {
         row("notes", line);

@@ -55,7 +55,8 @@ fn is_made(guest: &Guest, name: &str) -> bool {
         Source::Debian(_) => &[RAW_NAME, INITRD_NAME],
         Source::Builtin(_) | Source::Oci(_) => &[INITRD_NAME],
     };
-    makes.contains(&name) || guest.seed.is_some() && name == SEED_NAME
+    let is_taken = guest.extract.iter().any(|taken| taken.to == name);
+    is_taken || makes.contains(&name) || guest.seed.is_some() && name == SEED_NAME
 }
 
 /// Copies `files` into `folder`, where none of them is.

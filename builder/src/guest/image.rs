@@ -27,7 +27,8 @@ pub fn find(guest: &Guest, source: &ImageSource, places: &[PathBuf]) -> Result<P
     open(guest, source, places).map(|(published, _, _)| published)
 }
 
-/// Finds the image of `guest`, compares its digest, unpacks it into `folder` and puts the guest's files into it.
+/// Finds the image of `guest`, compares its digest, unpacks it into `folder`, puts the guest's files into it and takes out those
+/// that it boots from.
 /// Returns the raw image. The published file itself is never written.
 ///
 /// # Errors
@@ -71,6 +72,9 @@ pub fn prepare_file(
         if on_source {
             inject::put(guest, injection, &raw)?;
         }
+    }
+    for extraction in &guest.extract {
+        inject::take(guest, extraction, &raw, &folder.join(&extraction.to))?;
     }
     if let Some(seed) = &guest.seed {
         inject::make_seed(guest, seed, &folder.join(SEED_NAME))?;

@@ -126,6 +126,18 @@ pub enum TryError {
         /// Why.
         reason: String,
     },
+    /// A file cannot be taken out of a disk.
+    #[error("cannot take `{path}` out of disk `{disk}` of guest `{guest}`: {reason}")]
+    Extract {
+        /// The guest.
+        guest: String,
+        /// The disk.
+        disk: String,
+        /// The file in it.
+        path: String,
+        /// Why.
+        reason: String,
+    },
     /// A guest that only an image of ours can start.
     #[error("guest `{guest}` cannot be tried alone: {reason}")]
     NotAlone {

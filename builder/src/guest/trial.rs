@@ -120,9 +120,10 @@ pub fn ready(
         }
     };
     let ports = Ports::free(guest)?;
+    // What was taken out of its disk lies in the folder.
+    let folders = || std::iter::once(folder).chain(places.iter().map(PathBuf::as_path));
     let beside = |name: &str| {
-        places
-            .iter()
+        folders()
             .map(|place| place.join(name))
             .find(|p| p.is_file())
     };

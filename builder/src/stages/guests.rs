@@ -164,7 +164,7 @@ struct Made {
     name: String,
     dir: PathBuf,
     key: Key,
-    /// What lay beside its definition, and lies in `dir` now.
+    /// What lay beside its definition or was taken out of its disk, and lies in `dir` now.
     files: Vec<String>,
 }
 
@@ -288,7 +288,11 @@ fn make_guest(
                 name: name.clone(),
                 dir,
                 key: key.clone(),
-                files: files.iter().map(|(file, _)| file.clone()).collect(),
+                files: files
+                    .iter()
+                    .map(|(file, _)| file.clone())
+                    .chain(guest.extract.iter().map(|taken| taken.to.clone()))
+                    .collect(),
             },
             cached,
         ))

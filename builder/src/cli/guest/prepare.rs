@@ -77,6 +77,7 @@ pub(super) fn prepare(args: &PrepareArgs, cx: &Context) -> CliResult {
         sha256: Some(sha256_of(&raw).map_err(BuildError::from)?),
     });
     guest.inject.clear(); // they are in it
+    guest.extract.clear(); // they lie beside it
     let text = toml::to_string(&guest).map_err(|source| BuildError::GuestText {
         name: guest.name.to_string(),
         source,

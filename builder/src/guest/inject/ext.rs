@@ -4,6 +4,7 @@
 //! `lwext4_rust` is GPL. `fstool` keeps checksums and journals, refuses features it does not know, and e2fsck is content
 //! with what it leaves: the tests ask it.
 
+use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -60,13 +61,59 @@ pub(super) fn is_ext(slice: &mut Slice<'_>) -> io::Result<bool> {
 /// Makes or replaces the file. An existing one keeps its owner and, if the definition gives none, its mode; folders that
 /// are missing are made, for nobody else to look into if the file is for nobody else to read.
 pub(super) fn put(slice: &mut Slice<'_>, injection: &Injection) -> Result<(), String> {
-    // The library is made for damaged file systems, but a panic of it must not become ours.
-    let tried = catch_unwind(AssertUnwindSafe(|| write(slice, injection)));
-    match tried {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(reason)) => Err(reason),
-        Err(_) => Err("its file system is damaged in a way that cannot be told".to_owned()),
+    guarded(|| write(slice, injection))
+}
+
+/// Copies the file `path` to `to`; where it is a link, the file that this leads to within the file system.
+pub(super) fn take(slice: &mut Slice<'_>, path: &str, to: &mut File) -> Result<(), String> {
+    guarded(|| {
+        let mut system = Ext::open(slice).map_err(told)?;
+        system.replay_pending_journal(slice).map_err(told)?;
+        let inode = find(&mut system, slice, path)?;
+        let reader = system.open_file_reader(slice, inode).map_err(told)?;
+        super::copy(reader, to)
+    })
+}
+
+/// The regular file that `path` leads to.
+fn find(system: &mut Ext, slice: &mut Slice<'_>, path: &str) -> Result<u32, String> {
+    let mut path = path.to_owned();
+    for _ in 0..=MAX_LINKS {
+        let (folders, name) = path.rsplit_once('/').unwrap_or(("", &path));
+        let (folder, place) = walk(system, slice, folders, Missing::Refused)?;
+        let here = format!("{place}/{}", shown(name));
+        let found = lookup(system, slice, folder, name).map_err(told)?;
+        let found = found.ok_or_else(|| format!("`{here}` is not there"))?;
+        let inode = system.read_inode(slice, found).map_err(told)?;
+        match inode.mode & KIND {
+            REGULAR => return Ok(found),
+            LINK => {
+                let target = system.read_symlink_target(slice, found).map_err(told)?;
+                path = match target.starts_with('/') {
+                    true => target,
+                    false => format!("{place}/{target}"),
+                };
+            }
+            _ => return Err(format!("`{here}` is no regular file")),
+        }
     }
+    Err(format!("more than {MAX_LINKS} links are on the way"))
+}
+
+/// The library is made for damaged file systems, but a panic of it must not become ours.
+fn guarded(act: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+    let damaged = |_| Err("its file system is damaged in a way that cannot be told".to_owned());
+    catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(damaged)
+}
+
+/// What becomes of folders that are not there.
+#[derive(Clone, Copy)]
+enum Missing {
+    /// They are made, and nobody else may look into them if they are private.
+    Made {
+        private: bool,
+    },
+    Refused,
 }
 
 fn write(slice: &mut Slice<'_>, injection: &Injection) -> Result<(), String> {
@@ -89,7 +136,7 @@ fn write(slice: &mut Slice<'_>, injection: &Injection) -> Result<(), String> {
         .and_then(|mode| u16::from_str_radix(mode, 8).ok());
     let (folders, name) = injection.path.rsplit_once('/').unwrap_or(("", ""));
     let private = wished.is_some_and(|mode| mode & 0o077 == 0);
-    let (folder, place) = walk(&mut system, slice, folders, private)?;
+    let (folder, place) = walk(&mut system, slice, folders, Missing::Made { private })?;
     // Without links in it.
     let path = format!("{place}/{name}");
     let mut mode = DEFAULT_MODE;
@@ -153,7 +200,7 @@ fn walk(
     system: &mut Ext,
     slice: &mut Slice<'_>,
     path: &str,
-    private: bool,
+    missing: Missing,
 ) -> Result<(u32, String), String> {
     let root = system.path_to_inode(slice, "/").map_err(told)?;
     // The next part last, each with the link it comes from.
@@ -172,9 +219,10 @@ fn walk(
             None => format!("`{here}` is {what}"),
         };
         let Some(found) = lookup(system, slice, folder, &part).map_err(told)? else {
-            if link.is_some() {
-                return Err(leads("not there"));
-            }
+            let private = match missing {
+                Missing::Made { private } if link.is_none() => private,
+                _ => return Err(leads("not there")),
+            };
             let meta = meta(if private { 0o700 } else { 0o755 }, 0, 0);
             let made = system.add_dir_to(slice, folder, part.as_bytes(), meta);
             trail.push((part, made.map_err(told)?));

@@ -3,11 +3,12 @@
 //! The file system is walked by our own bounded reader before the library that writes is let near it: an image is hostile
 //! until it has been read to the end.
 
+use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 
 use fatfs::{FileSystem, FsOptions};
 use guest_catalog::Injection;
-use hypervisor_image::fat::list_fat;
+use hypervisor_image::fat::{FatEntry, list_fat};
 
 use super::place::Slice;
 
@@ -37,6 +38,24 @@ pub(super) fn put(disk: &mut Slice<'_>, injection: &Injection) -> Result<(), Str
         Some(entry) if entry.bytes == injection.text.len() as u64 => Ok(()),
         _ => Err("it does not read back as written".to_owned()),
     }
+}
+
+/// Copies the file `path` to `to`.
+pub(super) fn take(disk: &mut Slice<'_>, path: &str, to: &mut File) -> Result<(), String> {
+    let bytes = disk.len_bytes();
+    let found = list_fat(disk, 0, bytes).map_err(|error| {
+        format!("it holds no FAT or ext file system that can be read ({error})")
+    })?;
+    let is_it = |entry: &FatEntry| !entry.is_dir && entry.path.eq_ignore_ascii_case(path);
+    let Some(entry) = found.entries.iter().find(|entry| is_it(entry)) else {
+        return Err("there is no such file".to_owned());
+    };
+    disk.rewind().map_err(|error| error.to_string())?;
+    let system = FileSystem::new(OneTotal { disk }, FsOptions::new());
+    let system = system.map_err(|error| error.to_string())?;
+    let root = system.root_dir();
+    let file = root.open_file(entry.path.trim_start_matches('/'));
+    super::copy(file.map_err(|error| error.to_string())?, to)
 }
 
 fn write(disk: &mut Slice<'_>, injection: &Injection) -> io::Result<()> {

@@ -109,7 +109,7 @@ fn ext(options: &[&str]) -> Vec<u8> {
 }
 
 /// Links of all kinds, in the tree that becomes a file system.
-fn make_links(tree: &Path) {
+pub(super) fn make_links(tree: &Path) {
     std::fs::create_dir_all(tree.join("usr/lib")).unwrap();
     for (link, target) in [
         ("lib", "usr/lib".to_owned()),
@@ -134,7 +134,7 @@ fn make_links(tree: &Path) {
     }
 }
 
-fn ext_with(options: &[&str], more: impl Fn(&Path)) -> Vec<u8> {
+pub(super) fn ext_with(options: &[&str], more: impl Fn(&Path)) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let (tree, image) = (dir.path().join("tree"), dir.path().join("image"));
     std::fs::create_dir_all(tree.join("etc")).unwrap();
@@ -318,7 +318,7 @@ fn files_go_into_ext_and_e2fsck_is_content() {
 }
 
 /// A disk with `system` in partition 2 of an MBR or a GPT, and its offset there.
-fn partitioned(raw: &Path, system: &[u8], label: &str) -> u64 {
+pub(super) fn partitioned(raw: &Path, system: &[u8], label: &str) -> u64 {
     const START: u64 = 6 << 20;
     let disk = OpenOptions::new()
         .read(true)
