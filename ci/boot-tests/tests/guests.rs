@@ -12,7 +12,11 @@ use std::{
     process::{Command, Output},
 };
 
-use boot_tests::{artifacts::env_path, require_tool, steps::tell};
+use boot_tests::{
+    artifacts::{Artifacts, env_path},
+    require_tool,
+    steps::tell,
+};
 
 /// Boot code behind the FAT parameters (62 bytes; Microsoft FAT specification, "Boot Sector and BPB"): each character of
 /// the text after it goes to the BIOS's screen (INT 10h, AH=0Eh) and to COM1, then the processor sleeps.
@@ -184,4 +188,70 @@ fn comes_up(guest: &str, images: &Path) {
     let output = try_guest(guest, images, &[]);
     tell(said(&output).trim_end());
     assert!(output.status.success(), "{guest}");
+}
+
+/// A disk as a cloud has it, with no boot loader: a partition of ext4 with a kernel and an initial RAM disk, which are this project's
+/// own and say what they miss.
+#[test]
+#[ignore = "boots guests: run ci/test guests"]
+fn a_guest_starts_with_the_kernel_of_its_own_disk() {
+    let artifacts = Artifacts::from_env().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let boot = dir.path().join("tree/boot");
+    fs::create_dir_all(&boot).unwrap();
+    for (from, to) in [
+        ("/boot/vmlinuz", "vmlinuz-6+deb"),
+        ("/boot/initrd.zst", "initrd.img-6+deb"),
+    ] {
+        let file = artifacts.extract(from, dir.path()).unwrap();
+        fs::copy(file, boot.join(to)).unwrap();
+    }
+    for (link, target) in [
+        ("vmlinuz", "boot/vmlinuz-6+deb"),
+        ("initrd.img", "/boot/initrd.img-6+deb"),
+    ] {
+        std::os::unix::fs::symlink(target, dir.path().join("tree").join(link)).unwrap();
+    }
+    const START_SECTORS: u64 = 2048;
+    let disk = dir.path().join("cloud.img");
+    let script = format!(
+        "set -e; export PATH=$PATH:/usr/sbin:/sbin; mke2fs -q -F -t ext4 -E offset={} -d tree cloud.img 64M; \
+         truncate -s 80M cloud.img; sgdisk -n 1:{START_SECTORS}:0 cloud.img >sgdisk.log; qemu-img convert -O qcow2 cloud.img cloud.qcow2",
+        START_SECTORS * 512
+    );
+    let made = Command::new("sh")
+        .args(["-c", &script])
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", said(&made));
+    fs::remove_file(disk).unwrap();
+    let definition = dir.path().join("guest.toml");
+    let text = r#"name = "cloud"
+description = "A disk with a kernel in it"
+licence = "GPL-2.0-only"
+modes = ["pvh", "kvm"]
+memory-mib = 256
+source.image = { file = "cloud.qcow2" }
+boot = { kernel = "linux", initrd = "ramdisk", cmdline = "console=hvc0 quiet" }
+network.mode = "none"
+health = { console = "Gasthaus could not start", timeout-secs = 120 }
+disks = [{ device = "xvda", image = "disk.img" }]
+extract = [
+    { disk = "xvda", partition = 1, path = "/vmlinuz", to = "linux" },
+    { disk = "xvda", partition = 1, path = "/initrd.img", to = "ramdisk" },
+]
+"#;
+    fs::write(&definition, text).unwrap();
+    comes_up(definition.to_str().unwrap(), dir.path());
+    // What is not there is said before anything starts.
+    fs::write(&definition, text.replace("/initrd.img", "/initrd")).unwrap();
+    let output = try_guest(definition.to_str().unwrap(), dir.path(), &[]);
+    assert!(
+        said(&output).contains(
+            "cannot take `/initrd` out of disk `xvda` of guest `cloud`: `/initrd` is not there"
+        ),
+        "{}",
+        said(&output)
+    );
 }
