@@ -125,9 +125,12 @@ pub struct Injection {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "octal-mode"))]
     pub mode: Option<String>,
-    /// The file's whole content.
+    /// The file's whole content, or with `append` what comes behind it.
     #[schemars(extend("format" = "text"))]
     pub text: String,
+    /// Whether what the file has stays in front: for another line in `/etc/passwd` or `/etc/fstab`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub append: bool,
 }
 
 /// A file taken out of a FAT, ext2, ext3 or ext4 file system on the guest's disk when it is prepared, after files were put there.
@@ -403,6 +406,12 @@ fn default_modes() -> Vec<Mode> {
 
 fn default_vcpus() -> u32 {
     1
+}
+
+// Serde hands on references.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 fn default_order() -> u32 {

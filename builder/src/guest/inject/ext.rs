@@ -14,6 +14,7 @@ use fstool::fs::ext::Ext;
 use guest_catalog::Injection;
 
 use super::place::Slice;
+use super::{MAX_KEPT_BYTES, MAX_TAKEN_BYTES};
 
 /// s_magic (Linux, Documentation/filesystems/ext4/super.rst).
 const MAGIC_AT: u64 = 1024 + 0x38;
@@ -71,7 +72,7 @@ pub(super) fn take(slice: &mut Slice<'_>, path: &str, to: &mut File) -> Result<(
         system.replay_pending_journal(slice).map_err(told)?;
         let inode = find(&mut system, slice, path)?;
         let reader = system.open_file_reader(slice, inode).map_err(told)?;
-        super::copy(reader, to)
+        super::copy(reader, to, MAX_TAKEN_BYTES)
     })
 }
 
@@ -141,6 +142,7 @@ fn write(slice: &mut Slice<'_>, injection: &Injection) -> Result<(), String> {
     let path = format!("{place}/{name}");
     let mut mode = DEFAULT_MODE;
     let (mut uid, mut gid) = (0, 0);
+    let mut bytes = Vec::new();
     if let Some(found) = lookup(&system, slice, folder, name).map_err(told)? {
         let inode = system.read_inode(slice, found).map_err(told)?;
         if inode.mode & KIND == LINK {
@@ -155,9 +157,13 @@ fn write(slice: &mut Slice<'_>, injection: &Injection) -> Result<(), String> {
             return Err("what is there is no regular file".to_owned());
         }
         (mode, uid, gid) = (inode.mode & 0o7777, inode.uid, inode.gid);
+        if injection.append {
+            let reader = system.open_file_reader(slice, found).map_err(told)?;
+            super::copy(reader, &mut bytes, MAX_KEPT_BYTES)?;
+        }
         system.remove_path(slice, &path).map_err(told)?;
     }
-    let bytes = injection.text.as_bytes();
+    bytes.extend(injection.text.as_bytes());
     let meta = meta(wished.unwrap_or(mode), uid, gid);
     let made = system.add_file_to_streaming(
         slice,

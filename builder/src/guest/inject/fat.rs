@@ -11,6 +11,7 @@ use guest_catalog::Injection;
 use hypervisor_image::fat::{FatEntry, list_fat};
 
 use super::place::Slice;
+use super::{MAX_KEPT_BYTES, MAX_TAKEN_BYTES};
 
 /// Makes or replaces the file; its folders must be there.
 pub(super) fn put(disk: &mut Slice<'_>, injection: &Injection) -> Result<(), String> {
@@ -27,15 +28,19 @@ pub(super) fn put(disk: &mut Slice<'_>, injection: &Injection) -> Result<(), Str
     {
         return Err(format!("there is no folder `{folder}`"));
     }
+    let is_it = |entry: &FatEntry| entry.path.eq_ignore_ascii_case(&injection.path);
+    let known = before.entries.iter().find(|entry| is_it(entry));
+    let kept = known
+        .filter(|_| injection.append)
+        .map_or(0, |entry| entry.bytes);
+    if kept > MAX_KEPT_BYTES {
+        return Err(format!("it has more than {MAX_KEPT_BYTES} bytes"));
+    }
     write(disk, injection).map_err(|error| error.to_string())?;
     // What was written must read back, by the reader that did not write it.
     let after = list_fat(disk, 0, bytes).map_err(|error| error.to_string())?;
-    let found = after
-        .entries
-        .iter()
-        .find(|entry| entry.path.eq_ignore_ascii_case(&injection.path));
-    match found {
-        Some(entry) if entry.bytes == injection.text.len() as u64 => Ok(()),
+    match after.entries.iter().find(|entry| is_it(entry)) {
+        Some(entry) if entry.bytes == kept + injection.text.len() as u64 => Ok(()),
         _ => Err("it does not read back as written".to_owned()),
     }
 }
@@ -55,7 +60,8 @@ pub(super) fn take(disk: &mut Slice<'_>, path: &str, to: &mut File) -> Result<()
     let system = system.map_err(|error| error.to_string())?;
     let root = system.root_dir();
     let file = root.open_file(entry.path.trim_start_matches('/'));
-    super::copy(file.map_err(|error| error.to_string())?, to)
+    let file = file.map_err(|error| error.to_string())?;
+    super::copy(file, to, MAX_TAKEN_BYTES)
 }
 
 fn write(disk: &mut Slice<'_>, injection: &Injection) -> io::Result<()> {
@@ -65,7 +71,10 @@ fn write(disk: &mut Slice<'_>, injection: &Injection) -> io::Result<()> {
     {
         let root = system.root_dir();
         let mut file = root.create_file(injection.path.trim_start_matches('/'))?;
-        file.truncate()?;
+        match injection.append {
+            true => file.seek(io::SeekFrom::End(0)).map(drop)?,
+            false => file.truncate()?,
+        }
         file.write_all(injection.text.as_bytes())?;
         file.flush()?;
     }

@@ -7,7 +7,7 @@ mod place;
 mod seed;
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 use guest_catalog::{Extraction, Guest, Injection};
@@ -19,6 +19,8 @@ use place::Slice;
 
 /// Largest file that is taken out of a disk, in bytes: kernels and their initial RAM disks are below 200 MB.
 const MAX_TAKEN_BYTES: u64 = 512 << 20;
+/// Largest file that something is put behind, in bytes.
+const MAX_KEPT_BYTES: u64 = 16 << 20;
 
 /// Writes the file of `injection` into the image `raw`.
 ///
@@ -104,13 +106,11 @@ fn advised(
     }
 }
 
-/// Copies `from` to `to` up to the limit.
-fn copy(from: impl Read, to: &mut File) -> Result<(), String> {
-    let copied = io::copy(&mut from.take(MAX_TAKEN_BYTES + 1), to);
+/// Copies `from` to `to`, of at most `limit` bytes.
+fn copy(from: impl Read, to: &mut impl Write, limit: u64) -> Result<(), String> {
+    let copied = io::copy(&mut from.take(limit + 1), to);
     match copied {
-        Ok(bytes) if bytes > MAX_TAKEN_BYTES => {
-            Err(format!("it has more than {MAX_TAKEN_BYTES} bytes"))
-        }
+        Ok(bytes) if bytes > limit => Err(format!("it has more than {limit} bytes")),
         Ok(_) => Ok(()),
         Err(error) => Err(error.to_string()),
     }

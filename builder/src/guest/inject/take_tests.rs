@@ -95,6 +95,58 @@ fn a_kernel_is_taken_by_its_links_from_a_disk_and_from_a_partition() {
     assert!(error.contains("partition"), "{error}");
 }
 
+/// `text` behind what `path` has, or alone where there is nothing.
+fn appended(raw: &Path, path: &str, text: &str) -> Result<(), String> {
+    let mut guest = guest("/vmlinuz", "");
+    guest.inject = vec![Injection {
+        disk: "xvda".into(),
+        partition: None,
+        path: path.into(),
+        mode: None,
+        text: text.into(),
+        append: true,
+    }];
+    put(&guest, &guest.inject[0], raw).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_line_is_put_behind_what_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let raw = dir.path().join("disk.img");
+    let passwd = "root:x:0:0:root:/root:/bin/sh\n";
+    let ext = ext_with(&["-t", "ext4"], |tree| {
+        let path = tree.join("etc/passwd");
+        std::fs::write(&path, passwd).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o640);
+        std::fs::set_permissions(path, mode).unwrap();
+    });
+    let mut fat = io::Cursor::new(vec![0u8; 1_474_560]);
+    format_volume(&mut fat, FormatVolumeOptions::new()).unwrap();
+    {
+        let system = FileSystem::new(&mut fat, FsOptions::new()).unwrap();
+        let folder = system.root_dir().create_dir("etc").unwrap();
+        let mut file = folder.create_file("passwd").unwrap();
+        file.write_all(passwd.as_bytes()).unwrap();
+    }
+    for system in [ext, fat.into_inner()] {
+        std::fs::write(&raw, &system).unwrap();
+        let (anna, new) = ("anna:x:1000:1000::/home/anna:/bin/sh\n", "new\n");
+        appended(&raw, "/etc/passwd", anna).unwrap();
+        appended(&raw, "/etc/fresh", new).unwrap();
+        let text = |path| String::from_utf8(taken(&raw, path, "").unwrap()).unwrap();
+        assert_eq!(text("/etc/passwd"), format!("{passwd}{anna}"));
+        assert_eq!(text("/etc/fresh"), new);
+    }
+    let big = vec![0; MAX_KEPT_BYTES as usize + 1];
+    let ext = ext_with(&["-t", "ext4"], |tree| {
+        std::fs::write(tree.join("etc/big"), &big).unwrap();
+    });
+    std::fs::write(&raw, &ext).unwrap();
+    let error = appended(&raw, "/etc/big", "x").unwrap_err();
+    assert!(error.contains("more than 16777216 bytes"), "{error}");
+    assert!(std::fs::read(&raw).unwrap() == ext, "nothing was written");
+}
+
 #[test]
 fn fat_gives_its_files_and_junk_gives_none() {
     let dir = tempfile::tempdir().unwrap();
