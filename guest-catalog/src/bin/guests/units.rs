@@ -115,15 +115,19 @@ fn unattended(
     let mut names = Vec::new();
     for entry in catalogue.entries() {
         let name = entry.guest.name.to_string();
-        let is_up = Record::load(house, &entry.guest.name).state == State::Up;
-        let was_asked = asked.get(&name).is_some_and(|at| at.elapsed() < RETRY);
-        if !is_up || was_asked {
+        if Record::load(house, &entry.guest.name).state != State::Up {
             continue;
         }
+        let was_asked = asked.get(&name).is_some_and(|at| at.elapsed() < RETRY);
         // Held by its unit, if it has one.
         match state::lock_file(&file(house, entry, "unit"), Duration::ZERO) {
-            Err(Failure::Taken { .. }) => continue,
+            Err(Failure::Taken { .. }) => {
+                // The guest's next life wants another.
+                asked.remove(&name);
+                continue;
+            }
             Err(failure) => println!("guests: {}", failure.in_one_line()),
+            Ok(_) if was_asked => continue,
             Ok(_) => {
                 let note = file(house, entry, "attend");
                 match fs::write(&note, "").map_err(Failure::file("write", &note)) {
@@ -158,12 +162,10 @@ mod tests {
         assert_eq!(unattended(&house, &catalogue, &mut asked), ["tiny"]);
         assert_eq!(unattended(&house, &catalogue, &mut asked), [""; 0]);
         let attended = state::lock_file(&file(&house, entry, "unit"), Duration::ZERO).unwrap();
-        assert_eq!(
-            unattended(&house, &catalogue, &mut BTreeMap::new()),
-            [""; 0],
-            "it has one"
-        );
+        assert_eq!(unattended(&house, &catalogue, &mut asked), [""; 0]);
         drop(attended);
+        // Started anew in between.
+        assert_eq!(unattended(&house, &catalogue, &mut asked), ["tiny"]);
         let address = entry.address.unwrap();
         assert_eq!(
             status(entry, &record),
