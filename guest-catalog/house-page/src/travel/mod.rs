@@ -1,6 +1,7 @@
-//! A guest moves from one house to another: the line between `xl migrate` here and `xl migrate-receive` there.
+//! A guest moves from one house to another: the line between `xl migrate` here and `xl migrate-receive` there, or between the `guests`
+//! of two houses without Xen.
 //!
-//! `xl` speaks by its standard input and output with its like; this carries the bytes over TLS 1.3. Nobody vouches for a house's
+//! Both speak by their standard input and output with their like; this carries the bytes over TLS 1.3. Nobody vouches for a house's
 //! certificate, so both ends prove that they know the one-time code that the receiving house shows: each sends
 //! HMAC-SHA256(code, its role ‖ exported keying material of this very connection; RFC 5705, RFC 9266). Somebody between them has
 //! two connections with other material, and the code, of 80 bits, lives for minutes.
@@ -11,7 +12,7 @@
 //! | 2 | target | 32: proof of the role `target` |
 //! | 3 | source | length (u32, big endian, at most 4096), [`Request`] as JSON |
 //! | 4 | target | length, [`Answer`] as JSON |
-//! | 5 | both | what the two `xl` say, until the target's has ended |
+//! | 5 | both | what the two programs say, until the target's has ended |
 mod receive;
 mod send;
 

@@ -1,7 +1,7 @@
 //! `guests migrate` and `guests receive`: a guest moves to another house while it runs.
 //!
-//! The toolstack does it (`xl migrate`, xl(1)), or QEMU ([`crate::journey`]); between the two houses `house-page` carries its bytes over TLS, where each house proves
-//! that it knows the code the receiving one shows. The guest keeps its memory, its addresses and its cards' hardware addresses.
+//! The toolstack does it (`xl migrate`, xl(1)), or QEMU ([`crate::journey`]); between the two houses `house-page` carries its bytes over
+//! TLS, where each house proves that it knows the code the receiving one shows. The guest keeps its memory, its addresses and its cards' hardware addresses.
 //! What it would find at the other house has to be the same: a definition that renders to the same configuration, and no disks,
 //! since what it wrote to those lies in this house's memory.
 //!

@@ -140,7 +140,7 @@ impl Qemu<'_> {
 
     /// Puts a guest behind dom0's own programs: who logs in must not wait for processors that guests keep busy, least of all
     /// emulated ones. All its threads, which is what the process group is for.
-    fn step_back(&self, name: &str) {
+    pub fn step_back(&self, name: &str) {
         let pid = self
             .find(name)
             .and_then(|machine| i32::try_from(machine.pid).ok());

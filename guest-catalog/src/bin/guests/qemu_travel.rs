@@ -137,6 +137,7 @@ impl Qemu<'_> {
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         self.clear(name);
         self.launch(&args, &format!("take guest `{name}` in"))?;
+        self.step_back(name);
         let fits = self
             .describe(name, heading.is_emulated(), digest(&config), heading.lan())
             .and_then(|here| heading.check(&here));
