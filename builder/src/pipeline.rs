@@ -16,7 +16,9 @@ use crate::error::BuildError;
 use crate::guest::oci;
 use crate::manifest::GuestSummary;
 use crate::recipe::Output;
+use crate::stages::fetch::Debs;
 use crate::stages::guests::Guests;
+use crate::stages::kernel::Kernel;
 use crate::stages::layers::Packing;
 use crate::stages::medium::MediumPlan;
 use crate::stages::{
@@ -401,6 +403,36 @@ pub fn container_only(
     folder: &Path,
     ui: &Ui,
 ) -> Result<PathBuf, BuildError> {
+    let making = |cx: &StageCx<'_>, _: &Debs, tools: &Tools, kernel: &Kernel| {
+        guests::container(cx, tools, kernel, guest, source, found, folder)
+    };
+    let ((), kernel) = with_kernel(request, None, ui, making)?;
+    Ok(kernel)
+}
+
+/// Makes guest `name` of the request's recipe as an image's build does; the folder in the cache where it lies, and our kernel for it.
+///
+/// # Errors
+/// As [`build`].
+pub fn guest_only(
+    request: &BuildRequest,
+    name: &str,
+    ui: &Ui,
+) -> Result<(PathBuf, PathBuf), BuildError> {
+    let set = fetch::guest_set(name);
+    with_kernel(request, Some(&set), ui, |cx, debs, tools, kernel| {
+        guests::make_one(cx, debs, tools, kernel, name)
+    })
+}
+
+/// What `act` makes with tools, our kernel and the packages of `set`, and where that kernel is. Of dom0's packages only the kernel's
+/// and the hypervisor's are fetched.
+fn with_kernel<T>(
+    request: &BuildRequest,
+    set: Option<&str>,
+    ui: &Ui,
+    act: impl FnOnce(&StageCx<'_>, &Debs, &Tools, &Kernel) -> Result<T, BuildError>,
+) -> Result<(T, PathBuf), BuildError> {
     let sandbox = Sandbox::detect(0)?;
     let cache = Cache::of_user()?;
     let mut locked = lock::lock(request, &cache, ui)?;
@@ -417,13 +449,14 @@ pub fn container_only(
     let sandbox = sandbox.with_epoch_secs(locked.epoch_secs);
     let (recipe, dir) = (&request.recipe, &request.recipe_dir);
     let cx = StageCx::new(recipe, dir, &cache, &sandbox, ui, settings);
-    let sets = [fetch::DOM0_SET, fetch::TOOLS_SET];
-    let debs = fetch::fetch_sets(&cx, &locked, request, &sets)?;
+    let sets = [fetch::DOM0_SET, fetch::TOOLS_SET].into_iter().chain(set);
+    let debs = fetch::fetch_sets(&cx, &locked, request, &sets.collect::<Vec<_>>())?;
     let tools = tools::unpack_tools(&cx, &debs)?;
     let kernel = kernel::take_kernel(&cx, &debs)?;
-    guests::container(&cx, &tools, &kernel, guest, source, found, folder)?;
-    Ok(match kernel.has_vmlinux {
+    let made = act(&cx, &debs, &tools, &kernel)?;
+    let path = match kernel.has_vmlinux {
         true => kernel.vmlinux(),
         false => kernel.vmlinuz(),
-    })
+    };
+    Ok((made, path))
 }

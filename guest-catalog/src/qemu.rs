@@ -80,9 +80,9 @@ pub fn render_qemu(guest: &Guest, place: &QemuPlace) -> Vec<OsString> {
             }
             let name = format!(" gasthaus.guest={}", guest.name);
             // Xen's console is not there, nor are its disks; the serial port and virtio's disks are.
-            let mut cmdline = guest.boot.cmdline.replace("console=hvc0", "console=ttyS0") + &name;
+            let cmdline = guest.boot.cmdline.replace("console=hvc0", "console=ttyS0");
+            let mut cmdline = cmdline.replace("/dev/xvd", "/dev/vd") + &name;
             if let Some(house) = &place.house {
-                cmdline = cmdline.replace("/dev/xvd", "/dev/vd");
                 if let Some(address) = house.address {
                     cmdline += &address_word(guest, address);
                 }

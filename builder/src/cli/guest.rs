@@ -2,30 +2,24 @@
 
 mod add;
 mod prepare;
+mod sources;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use clap::{ArgAction, Subcommand};
-use gasthaus_debian::fetch::{FetchOptions, Fetcher};
-use guest_catalog::{
-    BootFrom, Catalogue, Entry, Guest, GuestError, OciReference, OciSource, Source,
-};
+use guest_catalog::{BootFrom, Catalogue, Entry, Guest, GuestError, OciReference, Source};
 use serde::Serialize;
 
-use super::build::Common;
+use self::sources::{container, container_alone, made, published};
 use super::run::{Accel, accelerator, run_machine};
 use super::{CliResult, Context, output};
-use crate::cache::Cache;
 use crate::error::BuildError;
-use crate::guest::trial::{self, Published, Watch};
-use crate::guest::{self, TryError, oci, pin};
+use crate::guest::TryError;
+use crate::guest::trial::{self, Watch};
 use crate::guest_source::{embedded, read_definition};
-use crate::pipeline::{self, BuildRequest};
 use crate::qemu::{QemuError, find_qemu, firmware};
-use crate::stages::fetch::Bars;
-use crate::stages::guests;
 
 /// Show the catalogue of guests, write and check definitions, boot one guest alone
 #[derive(Debug, clap::Args)]
@@ -303,109 +297,6 @@ fn find(name: &str) -> Result<(Entry, PathBuf), BuildError> {
     Ok((catalogue()?.find(name)?.clone(), PathBuf::from(".")))
 }
 
-fn fetcher(offline: bool) -> Result<Fetcher, BuildError> {
-    let options = FetchOptions {
-        offline,
-        ..FetchOptions::default()
-    };
-    Ok(Fetcher::new(Cache::of_user()?.root(), options)?)
-}
-
-/// The container image of `source`, pulled from its registry or found in one of `places`.
-fn container(
-    source: &OciSource,
-    places: &[PathBuf],
-    offline: bool,
-    cx: &Context,
-) -> Result<oci::Found, BuildError> {
-    let Some(image) = oci::reference_of(source) else {
-        return guests::find_container(source, None, places);
-    };
-    let fetcher = fetcher(offline)?;
-    let wanted = pin::request_image(image.name.clone(), &image);
-    let progress = Bars::new(&cx.ui, "download");
-    let locked = pin::pin(&wanted, &fetcher, &progress)?;
-    let pulled = pin::fetch(&[locked], &fetcher, &progress)?;
-    guests::find_container(source, pulled.first().map(PathBuf::as_path), places)
-}
-
-/// What the demo would be built by.
-fn alone(offline: bool) -> Result<BuildRequest, super::Failure> {
-    let common = Common {
-        offline,
-        locked: false,
-        jobs: None,
-    };
-    common.request(None)
-}
-
-/// A guest of a container image with the kernel that an image of ours would give it: the demo's, by the lock file that lies here, else
-/// by one in the cache.
-fn container_alone(
-    guest: &Guest,
-    source: &OciSource,
-    places: &[PathBuf],
-    folder: &Path,
-    offline: bool,
-    cx: &Context,
-) -> Result<Published, super::Failure> {
-    let found = container(source, places, offline, cx)?;
-    let mut request = alone(offline)?;
-    if !request.lock_path.exists() {
-        let cache = Cache::of_user().map_err(BuildError::from)?;
-        request.lock_path = cache.root().join(pipeline::TRY_LOCK);
-    }
-    let kernel = pipeline::container_only(&request, guest, source, &found, folder, &cx.ui)?;
-    Ok(Published {
-        path: PathBuf::new(),
-        alone: true,
-        kernel: Some(kernel),
-    })
-}
-
-/// The guest's image, from a folder, the cache, its address or its package; one of a package is put into `folder`.
-fn published(
-    guest: &Guest,
-    places: &[PathBuf],
-    folder: &Path,
-    offline: bool,
-    cx: &Context,
-) -> Result<Published, super::Failure> {
-    match &guest.source {
-        Source::Url(source) => {
-            let fetcher = fetcher(offline)?;
-            let progress = Bars::new(&cx.ui, "download");
-            Ok(Published {
-                path: pin::have(source, places, &fetcher, &progress).map_err(BuildError::from)?,
-                alone: true,
-                kernel: None,
-            })
-        }
-        Source::Package(source) => Ok(Published {
-            path: match guest::beside::find(source.file_name(), places) {
-                Some(path) => path,
-                None => {
-                    let request = alone(offline)?;
-                    pipeline::package_only(&request, guest, source, folder, &cx.ui)?
-                }
-            },
-            alone: true,
-            kernel: None,
-        }),
-        Source::Image(source) => Ok(Published {
-            path: guest::find(guest, source, places).map_err(BuildError::from)?,
-            alone: source.sha256.is_some(),
-            kernel: None,
-        }),
-        // Refused before.
-        Source::Builtin(_) | Source::Debian(_) | Source::Oci(_) => Ok(Published {
-            path: PathBuf::new(),
-            alone: true,
-            kernel: None,
-        }),
-    }
-}
-
 fn try_guest(args: &TryArgs, cx: &Context) -> CliResult {
     let (entry, folder) = find(&args.guest)?;
     let guest = &entry.guest;
@@ -419,6 +310,9 @@ fn try_guest(args: &TryArgs, cx: &Context) -> CliResult {
     })?;
     trial::can_be_alone(guest)?;
     let published = match &guest.source {
+        Source::Builtin(_) | Source::Debian(_) => {
+            made(&args.guest, guest, scratch.path(), args.offline, cx)?
+        }
         Source::Oci(source) => {
             container_alone(guest, source, &places, scratch.path(), args.offline, cx)?
         }

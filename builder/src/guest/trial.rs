@@ -68,11 +68,11 @@ impl Ports {
 /// The image of a guest as its publisher made it, found and verified.
 #[derive(Debug)]
 pub struct Published {
-    /// The file.
+    /// The file; for a guest with a kernel of ours its disk, if it has one.
     pub path: PathBuf,
     /// Whether nothing may be taken from files beside it.
     pub alone: bool,
-    /// Our kernel, for a container image; its initramfs is in the folder of the trial already.
+    /// Our kernel, for guests that have no other; its initramfs is in the folder of the trial already.
     pub kernel: Option<PathBuf>,
 }
 
@@ -86,11 +86,8 @@ pub fn can_be_alone(guest: &Guest) -> Result<(), TryError> {
         reason,
     };
     match guest.source {
-        Source::Builtin(_) | Source::Debian(_) => {
-            Err(not_alone("its disk is made with the image it is in"))
-        }
         // Our kernel runs it, on any kind of machine.
-        Source::Oci(_) => Ok(()),
+        Source::Builtin(_) | Source::Debian(_) | Source::Oci(_) => Ok(()),
         Source::Image(_) | Source::Package(_) | Source::Url(_)
             if !guest.modes.iter().any(|mode| mode.is_pc()) =>
         {
@@ -113,7 +110,7 @@ pub fn ready(
     let guest = &entry.guest;
     can_be_alone(guest)?;
     let (raw, kernel) = match &published.kernel {
-        Some(kernel) => (PathBuf::new(), Some(kernel.clone())),
+        Some(kernel) => (published.path.clone(), Some(kernel.clone())),
         None => {
             let raw = prepare_file(guest, &published.path, published.alone, folder)?;
             (raw, None)

@@ -122,6 +122,23 @@ pub fn make_guests(
     Ok(Guests { catalogue, layers })
 }
 
+/// Makes one of the recipe's guests; the folder in the cache where it lies.
+///
+/// # Errors
+/// As [`make_guests`].
+pub fn make_one(
+    cx: &StageCx<'_>,
+    debs: &Debs,
+    tools: &Tools,
+    kernel: &Kernel,
+    name: &str,
+) -> Result<PathBuf, BuildError> {
+    let (catalogue, folders) = guests_of(cx.recipe, cx.recipe_dir)?;
+    let placed = catalogue.find(name)?;
+    let places = image_places(cx, folders.get(&placed.guest.name));
+    Ok(make_guest(cx, debs, tools, kernel, placed, &places)?.dir)
+}
+
 /// The layer with all of them.
 fn layer(
     cx: &StageCx<'_>,
