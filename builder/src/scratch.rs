@@ -2,10 +2,15 @@
 //! disk may be large, and destructors do not run then.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, Once, PoisonError};
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+
+/// How often a folder is removed that somebody fills meanwhile, and the pause in between.
+const REMOVALS_MAX: u32 = 40;
+const PAUSE: Duration = Duration::from_millis(25);
 
 /// All folders made, those that are gone again as well.
 static FOLDERS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
@@ -48,12 +53,21 @@ fn listen() {
         Ok::<_, io::Error>(kind.as_raw_value())
     });
     let Ok(number) = number else { return };
-    for folder in FOLDERS
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .iter()
-    {
-        let _ = std::fs::remove_dir_all(folder); // most likely gone already
+    let folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
+    for folder in folders.iter() {
+        remove(folder);
     }
     std::process::exit(128 + number);
+}
+
+/// Removes a folder, most likely gone already. QEMU, which ends with this process, may just be making files in it: then once more.
+fn remove(folder: &Path) {
+    for _ in 0..REMOVALS_MAX {
+        match std::fs::remove_dir_all(folder) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                std::thread::sleep(PAUSE);
+            }
+            _ => return,
+        }
+    }
 }
