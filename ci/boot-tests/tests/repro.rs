@@ -189,9 +189,15 @@ fn a_changed_overlay_rebuilds_the_site_layer_and_the_medium_alone() {
     let root = dir.path().join("mine/root/etc");
     fs::create_dir_all(&root).unwrap();
     let write = |path: &str, text: &str| fs::write(dir.path().join(path), text).unwrap();
+    let guests = comparable(&env_path("GASTHAUS_MANIFEST").unwrap())["guests"].clone();
+    let names = guests.as_array().unwrap().iter();
+    let names: Vec<String> = names.map(|guest| guest["name"].to_string()).collect();
     write(
         "mine.toml",
-        "name = \"demo\"\ntitle = \"Mine\"\nflavours = [\"xen\", \"kvm\", \"plain\"]\nguests = [\"tiny\", \"debian\"]\n[dom0]\noverlays = [\"./mine\"]\n",
+        &format!(
+            "name = \"demo\"\ntitle = \"Mine\"\nflavours = [\"xen\", \"kvm\", \"plain\"]\nguests = [{}]\n[dom0]\noverlays = [\"./mine\"]\n",
+            names.join(", ")
+        ),
     );
     write(
         "mine/overlay.toml",
