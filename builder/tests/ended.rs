@@ -40,8 +40,17 @@ fn qemu_runs(dir: &Path) -> bool {
     all.next().is_some()
 }
 
-fn is_empty(dir: &Path) -> bool {
-    fs::read_dir(dir).unwrap().next().is_none()
+/// What is in `dir`, and below it.
+fn left(dir: &Path) -> Vec<String> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        names.push(path.display().to_string());
+        if path.is_dir() {
+            names.extend(left(&path));
+        }
+    }
+    names
 }
 
 /// `guest try --check` in `dir`, once its QEMU runs.
@@ -81,7 +90,7 @@ fn no_machine_and_no_folder_outlives_the_command() {
         let mut child = trying(dir);
         send(&child, signal);
         assert_eq!(child.wait().unwrap().code(), Some(code), "{signal:?}");
-        assert!(is_empty(&temporary), "{signal:?}");
+        assert_eq!(left(&temporary), [""; 0], "{signal:?}");
         wait_until("QEMU runs on", || !qemu_runs(&temporary));
     }
     // Nobody can clean up behind that; but no machine runs on.

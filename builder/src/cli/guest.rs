@@ -321,6 +321,8 @@ fn try_guest(args: &TryArgs, cx: &Context) -> CliResult {
     let ready = trial::ready(&entry, &published, &places, scratch.path())?;
     let qemu = find_qemu()?;
     let mut command = Command::new(&qemu);
+    // Where it keeps what is written to a disk: ended in the wrong moment, it leaves an empty file there.
+    command.env("TMPDIR", scratch.path());
     command.args(accelerator(args.accel, &qemu, cx)?.arguments());
     command.args(&ready.arguments);
     if guest.boot.from == BootFrom::Uefi {

@@ -76,6 +76,7 @@ impl Running {
         let dir = scratch::folder().map_err(failed("make a folder"))?;
         let console = dir.path().join("console");
         let mut command = Command::new(qemu);
+        command.env("TMPDIR", dir.path());
         command.args([
             "-name",
             "gasthaus-profile",
