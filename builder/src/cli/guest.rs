@@ -284,10 +284,15 @@ fn catalogue() -> Result<Catalogue, BuildError> {
     Ok(Catalogue::new(embedded()?)?)
 }
 
+/// Whether a guest is meant by its file, not by its name in the catalogue.
+fn is_path(name: &str) -> bool {
+    name.contains('/') || Path::new(name).extension().is_some()
+}
+
 /// The guest of that name, or of that file, with the folder its images may lie in.
 fn find(name: &str) -> Result<(Entry, PathBuf), BuildError> {
     let path = Path::new(name);
-    if name.contains('/') || path.extension().is_some() {
+    if is_path(name) {
         let guest = read_definition(path)?;
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         let catalogue = Catalogue::new(vec![(name.to_owned(), guest)])?;

@@ -7,6 +7,7 @@ use guest_catalog::{Guest, OciSource, Source};
 
 use super::super::build::Common;
 use super::super::{Context, Failure};
+use super::is_path;
 use crate::cache::Cache;
 use crate::error::BuildError;
 use crate::guest::trial::Published;
@@ -52,6 +53,11 @@ fn alone(offline: bool) -> Result<BuildRequest, Failure> {
     common.request(None)
 }
 
+/// The lock file of guests that are tried alone.
+fn own_lock() -> Result<PathBuf, BuildError> {
+    Ok(Cache::of_user()?.root().join(pipeline::TRY_LOCK))
+}
+
 /// A guest of a container image with the kernel that an image of ours would give it: the demo's, by the lock file that lies here, else
 /// by one in the cache.
 pub(super) fn container_alone(
@@ -65,8 +71,7 @@ pub(super) fn container_alone(
     let found = container(source, places, offline, cx)?;
     let mut request = alone(offline)?;
     if !request.lock_path.exists() {
-        let cache = Cache::of_user().map_err(BuildError::from)?;
-        request.lock_path = cache.root().join(pipeline::TRY_LOCK);
+        request.lock_path = own_lock()?;
     }
     let kernel = pipeline::container_only(&request, guest, source, &found, folder, &cx.ui)?;
     Ok(Published {
@@ -110,7 +115,7 @@ pub(super) fn published(
             alone: source.sha256.is_some(),
             kernel: None,
         }),
-        // Refused before.
+        // Refused, or made another way.
         Source::Builtin(_) | Source::Debian(_) | Source::Oci(_) => Ok(Published {
             path: PathBuf::new(),
             alone: true,
@@ -130,7 +135,7 @@ pub(super) fn made(
 ) -> Result<Published, Failure> {
     let mut request = alone(offline)?;
     let recipe = &mut request.recipe;
-    let reference = match name.contains('/') || Path::new(name).extension().is_some() {
+    let reference = match is_path(name) {
         true => Reference::Path(name.to_owned()),
         false => Reference::Embedded(name.to_owned()),
     };
@@ -140,8 +145,7 @@ pub(super) fn made(
         recipe.name = "try".to_owned();
     }
     if !is_in_demo || !request.lock_path.exists() {
-        let cache = Cache::of_user().map_err(BuildError::from)?;
-        request.lock_path = cache.root().join(pipeline::TRY_LOCK);
+        request.lock_path = own_lock()?;
     }
     let (made, kernel) = pipeline::guest_only(&request, guest.name.as_str(), &cx.ui)?;
     // The initial RAM disk is looked for in the folder; the disk stays where it is, QEMU writes elsewhere.

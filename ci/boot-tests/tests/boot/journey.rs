@@ -51,6 +51,18 @@ fn invite(vm: &mut Vm) -> String {
     line.unwrap().split(' ').next_back().unwrap().to_owned()
 }
 
+/// A wrong code: nothing moves, and the guest goes on.
+fn stays_with_a_wrong_code(here: &mut Vm, house: &str) {
+    let wrong = format!("sudo -n guests migrate tiny {house} 0000-0000-0000-0000");
+    let wrong = here.run(&wrong, JOURNEY_LIMIT).unwrap();
+    assert!(
+        wrong.status != 0 && wrong.text.contains("does not know this code"),
+        "{}",
+        wrong.text
+    );
+    assert_eq!(tiny(here)["state"], "up");
+}
+
 /// Whether `tiny`, started anew as PVH, goes on at the other house where it was here. QEMU's emulation of AMD's extensions is not
 /// sound: every second start of a PVH guest ends in a triple fault, soon or a little later, and the house starts the guest anew.
 fn moves(here: &mut Vm, there: &mut Vm, house: &str) -> bool {
@@ -159,15 +171,7 @@ fn a_guest_moves_to_another_house() {
     let code = invite(&mut there);
     assert_eq!(open_port(&mut there), "1");
 
-    // A wrong code: nothing moves, and the guest has not noticed.
-    let wrong = format!("sudo -n guests migrate tiny {house} 0000-0000-0000-0000");
-    let wrong = here.run(&wrong, JOURNEY_LIMIT).unwrap();
-    assert!(
-        wrong.status != 0 && wrong.text.contains("does not know this code"),
-        "{}",
-        wrong.text
-    );
-    assert_eq!(tiny(&mut here)["state"], "up");
+    stays_with_a_wrong_code(&mut here, &house);
     // As PV guest, which it is on an emulated processor, it cannot move, and goes on.
     let first = uptime(&mut here);
     let refused = here
@@ -310,16 +314,8 @@ fn a_guest_moves_without_xen_and_back() {
         started.text
     );
     assert!(gets_an_address(&mut here));
-    // A wrong code: nothing moves, and the guest goes on.
     invite(&mut there);
-    let wrong = format!("sudo -n guests migrate tiny {second} 0000-0000-0000-0000");
-    let wrong = here.run(&wrong, JOURNEY_LIMIT).unwrap();
-    assert!(
-        wrong.status != 0 && wrong.text.contains("does not know this code"),
-        "{}",
-        wrong.text
-    );
-    assert_eq!(tiny(&mut here)["state"], "up");
+    stays_with_a_wrong_code(&mut here, &second);
     assert!(uptime(&mut here).is_some());
     run(&mut there, "sudo -n pkill -f 'guests receive'");
     assert_eq!(open_port(&mut there), "0");

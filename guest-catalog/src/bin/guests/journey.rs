@@ -43,7 +43,6 @@ pub fn send(house: &House, entry: &Entry, there: &str, code: &str) -> Result<Jou
     let name = entry.guest.name.as_str();
     let qemu = Qemu(house);
     let heading = qemu.heading(entry)?;
-    let digest = crate::migrate::digest(&qemu.started_with(name)?);
     let (host, port) = split(there)?;
     let failed = |source| Failure::ProgramStart {
         program: HOUSE_PAGE,
@@ -53,7 +52,7 @@ pub fn send(house: &House, entry: &Entry, there: &str, code: &str) -> Result<Jou
     let started = Instant::now();
     let mut child = program::command(HOUSE_PAGE)
         .args(["send", "--port", &port.to_string(), host, name])
-        .args([Mode::Kvm.as_str(), &digest])
+        .args([Mode::Kvm.as_str(), heading.config_sha256()])
         .env(CODE, code)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

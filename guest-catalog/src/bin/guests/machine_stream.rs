@@ -60,6 +60,11 @@ impl Heading {
         self.lan.as_deref().and_then(Mac::parse)
     }
 
+    /// SHA-256 of the configuration that it was started with, in hex digits.
+    pub fn config_sha256(&self) -> &str {
+        &self.config_sha256
+    }
+
     /// Whether QEMU is the processor, whatever the configuration says.
     pub fn is_emulated(&self) -> bool {
         self.processor == EMULATED
